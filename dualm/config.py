@@ -9,6 +9,7 @@ Unknown keys and wrong types are refused with the key's name. What one key canno
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,19 +208,39 @@ CHOICES = {
     "data.documents": ("file", "line", "paragraph"),
     "objective.mask_count": ("exact", "bernoulli"),
     "objective.weighting": ("elbo", "flat"),
-    "optimizer.name": ("adamw", "muon"),
     "train.zero_stage": (0, 1, 2, 3),
     "train.precision": ("fp32", "bf16"),
 }
-POSITIVE = (
-    "data.repetitions data.shard_tokens model.layers model.hidden model.heads model.ffn model.vocab "
-    "optimizer.lr train.global_batch train.micro_batch train.log_every train.prefetch train.max_skipped "
-    "validate.windows validate.batch checkpoint.keep objective.ar_weight"
-).split()
-NOT_NEGATIVE = (
-    "optimizer.weight_decay optimizer.clip schedule.warmup schedule.cooldown validate.every "
-    "validate.sample_tokens checkpoint.every objective.z_loss run.seed"
-).split()
+POSITIVE = [
+    "data.repetitions",
+    "data.shard_tokens",
+    "model.layers",
+    "model.hidden",
+    "model.heads",
+    "model.ffn",
+    "model.vocab",
+    "optimizer.lr",
+    "train.global_batch",
+    "train.micro_batch",
+    "train.log_every",
+    "train.prefetch",
+    "train.max_skipped",
+    "validate.windows",
+    "validate.batch",
+    "checkpoint.keep",
+    "objective.ar_weight",
+]
+NOT_NEGATIVE = [
+    "optimizer.weight_decay",
+    "optimizer.clip",
+    "schedule.warmup",
+    "schedule.cooldown",
+    "validate.every",
+    "validate.sample_tokens",
+    "checkpoint.every",
+    "objective.z_loss",
+    "run.seed",
+]
 
 
 def check(recipe: Recipe) -> None:
@@ -256,7 +277,7 @@ def _check_alpha(alpha: Any) -> None:
     expected = "a number in [0, 1], auto, or [[progress, alpha], ...] with progress rising from 0 to 1"
     if isinstance(alpha, list):
         pairs = all(isinstance(knot, list) and len(knot) == 2 and all(map(is_share, knot)) for knot in alpha)
-        rising = pairs and alpha and all(a[0] < b[0] for a, b in zip(alpha, alpha[1:], strict=False))
+        rising = pairs and alpha and all(a[0] < b[0] for a, b in itertools.pairwise(alpha))
         _expect(bool(rising), "objective.alpha", alpha, expected)
     else:
         _expect(alpha == "auto" or is_share(alpha), "objective.alpha", alpha, expected)

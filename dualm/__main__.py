@@ -1,0 +1,5 @@
+import sys
+
+from dualm.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Reading a trained model aloud: autoregressive decoding and diffusion samplers."""

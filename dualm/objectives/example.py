@@ -1,0 +1,85 @@
+"""What an objective makes of a window, and the batches the model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from dualm.data.tokenizer import BOS
+from dualm.model.attention import AttentionMask
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training sequence.
+
+    `inputs`, `targets` and `weights` are `[length]`; the output at i is scored against `targets[i]` with
+    `weights[i]`, and weight 0 means unsupervised. The weights of a sequence include its 1/N, so that the
+    weighted sum of cross-entropies is the loss of the window in nats per token.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    attention: str  # kind of attention mask: causal | bidirectional | prefix
+    prefix: int = 0  # positions that see each other both ways (kind prefix)
+    excluded: int | None = None  # token that can't be predicted: its logit is -inf
+
+
+# A window [length + 1] of tokens, the sequence's quantile u in [0, 1), its generator.
+Objective = Callable[[np.ndarray, float, np.random.Generator], Example]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of one objective, as tensors: exactly the arguments of `Transformer.forward`.
+
+    `inputs` is `[batch, length]`; `rows` `[n]` are the supervised places in the flattened batch, with
+    their `targets` and `weights` `[n]`.
+    """
+
+    inputs: torch.Tensor
+    attention: AttentionMask
+    rows: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+    excluded: int | None
+
+    def to(self, device: torch.device) -> Batch:
+        tensors = {name: getattr(self, name).to(device, non_blocking=True) for name in ("inputs", "rows", "targets", "weights")}
+        return replace(self, attention=self.attention.to(device, non_blocking=True), **tensors)
+
+    def pin_memory(self) -> Batch:
+        tensors = {name: getattr(self, name).pin_memory() for name in ("inputs", "rows", "targets", "weights")}
+        return replace(self, **tensors)
+
+
+def document_ids(tokens: np.ndarray) -> np.ndarray:
+    """Number the documents of packed `tokens` `[..., length]`: each one begins with `<s>`."""
+    return np.cumsum(tokens == BOS, axis=-1)
+
+
+def collate(examples: Sequence[Example], keep_in_document: bool = True) -> Batch:
+    """Stack examples of one objective; document ids are left out where no row has a border."""
+    inputs = np.stack([example.inputs for example in examples])
+    targets, weights = (np.stack([getattr(example, name) for example in examples]) for name in ("targets", "weights"))
+    documents = document_ids(inputs)
+    one_document = bool((documents == documents[:, :1]).all())
+    rows = np.flatnonzero(weights)
+    kind = examples[0].attention
+    attention = AttentionMask(
+        kind,
+        document_ids=torch.from_numpy(documents) if keep_in_document and not one_document else None,
+        prefix=torch.tensor([example.prefix for example in examples]) if kind == "prefix" else None,
+    )
+    return Batch(
+        inputs=torch.from_numpy(inputs),
+        attention=attention,
+        rows=torch.from_numpy(rows),
+        targets=torch.from_numpy(targets.reshape(-1)[rows]),
+        weights=torch.from_numpy(weights.reshape(-1)[rows].astype(np.float32)),
+        excluded=examples[0].excluded,
+    )

@@ -1,0 +1,76 @@
+"""The DeepSpeed engine of a recipe: one place that knows DeepSpeed's configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dualm.config import Recipe
+from dualm.errors import UserError, choose
+from dualm.model.transformer import Transformer
+from dualm.training.distributed import World
+from dualm.training.optimizers import OPTIMIZERS
+
+
+def accumulation_steps(recipe: Recipe, world_size: int) -> int:
+    """Micro-batches each rank runs per step. Raises UserError where they don't divide."""
+    train = recipe.train
+    if train.global_batch % (train.micro_batch * world_size):
+        raise UserError(
+            f"train.global_batch: got {train.global_batch}, expected a multiple of train.micro_batch * world size = "
+            f"{train.micro_batch} * {world_size}"
+        )
+    return train.global_batch // (train.micro_batch * world_size)
+
+
+def deepspeed_config(recipe: Recipe, world_size: int) -> dict[str, Any]:
+    train = recipe.train
+    # With Muon the optimizer clips (see MuonClippingAdam); at stage 0 every optimizer does.
+    engine_clips = recipe.optimizer.name != "muon" and train.zero_stage > 0
+    return {
+        "train_batch_size": train.global_batch,
+        "train_micro_batch_size_per_gpu": train.micro_batch,
+        "gradient_accumulation_steps": accumulation_steps(recipe, world_size),
+        "gradient_clipping": recipe.optimizer.clip if engine_clips else 0.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {"stage": train.zero_stage, "reduce_scatter": recipe.optimizer.name != "muon"},
+        # fp32 masters under autocast, gradients reduced in fp32: the same scheme at every stage.
+        "torch_autocast": {
+            "enabled": train.precision == "bf16",
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
+        "steps_per_print": None,
+    }
+
+
+def build_engine(recipe: Recipe, model: Transformer, world: World) -> Any:
+    """Wrap `model` for training. The engine's `module` is the model, its forward the model's."""
+    import deepspeed
+
+    build = choose(OPTIMIZERS, "optimizer.name", recipe.optimizer.name)
+    model.to(world.device)
+    optimizer = build(model.named_parameters(), recipe.optimizer, recipe.train.zero_stage)
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=deepspeed_config(recipe, world.size), dist_init_required=False
+    )
+    return engine
+
+
+def whole_weights(engine: Any, world: World) -> dict[str, torch.Tensor]:
+    """The model's parameters by name, in CPU memory of rank 0; empty elsewhere. All ranks must call it."""
+    import deepspeed
+
+    weights = {}
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=engine.zero_optimization_stage() == 3):
+            if world.is_first:
+                weights[name] = parameter.detach().cpu().clone()
+    return weights
+
+
+def logged_gradient_norm(engine: Any) -> float | None:
+    """The gradient norm of the last step, before clipping (with Muon: of embedding and head)."""
+    norm = getattr(engine.client_optimizer, "logged_norm", engine.get_global_grad_norm())
+    return None if norm is None else float(norm)

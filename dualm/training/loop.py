@@ -1,0 +1,234 @@
+"""Training: from a recipe to a run directory.
+
+    prepare data -> claim the run directory -> build model and engine -> resume -> steps -> last validation
+
+Everything a step computes is a function of (recipe, step); the engine's state is the only thing carried on.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dualm.config import Recipe
+from dualm.data.loader import Prefetcher
+from dualm.data.prepare import prepare
+from dualm.data.shards import Shards
+from dualm.data.tokenizer import BOS, EOS, MASK
+from dualm.errors import UserError
+from dualm.evaluation.unigram import unigram_nll
+from dualm.evaluation.validation import ValidationSet, validate
+from dualm.generation import autoregressive, diffusion
+from dualm.model.transformer import Losses, Transformer
+from dualm.objectives.batches import TrainingBatches
+from dualm.objectives.example import Batch
+from dualm.randomness import stream
+from dualm.training import checkpoints, run_directory
+from dualm.training.distributed import World, any_rank, on_first_rank, world
+from dualm.training.engine import accumulation_steps, build_engine, logged_gradient_norm
+from dualm.training.metrics import Reporter, Tally
+from dualm.training.optimizers import set_learning_rate
+from dualm.training.schedules import learning_rate
+
+
+def train(recipe: Recipe, resume: bool = True) -> Path:
+    """Train `recipe` to its last step, or resume it, and return its run directory.
+
+    Raises:
+        UserError: anything about recipe, data or run directory that the user can mend.
+    """
+    with world() as here:
+        accumulation_steps(recipe, here.size)
+        folder = on_first_rank(here, lambda: prepare(recipe.data, recipe.model.vocab))
+        shards = on_first_local_rank_first(here, folder)
+        batches = TrainingBatches.of(recipe, shards.train.read)
+        batches.budget.check_fits(len(shards.train))
+        check_vocabulary(recipe, shards)
+        run, checkpoint = on_first_rank(here, lambda: enter(recipe, resume))
+        Run(recipe, here, run, shards, batches).go(checkpoint)
+    return run
+
+
+def on_first_local_rank_first(here: World, folder: Path) -> Shards:
+    """Open the shards everywhere; rank 0 checks them against their checksums first."""
+    on_first_rank(here, lambda: Shards.open(folder, verify=True) and None)
+    return Shards.open(folder, verify=False)
+
+
+def check_vocabulary(recipe: Recipe, shards: Shards) -> None:
+    if shards.tokenizer.vocab > recipe.model.vocab:
+        raise UserError(f"model.vocab: got {recipe.model.vocab}, expected at least the tokenizer's {shards.tokenizer.vocab}")
+
+
+def enter(recipe: Recipe, resume: bool) -> tuple[Path, Path | None]:
+    """Claim the run directory; the checkpoint to start from, if any."""
+    run = run_directory.claim(recipe)
+    newest = checkpoints.newest_whole(run)
+    if newest and not resume:
+        raise UserError(f"run.dir: {run} has checkpoints, expected a new directory with --no-resume")
+    if newest is None:  # what a run left that ended before its first checkpoint
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            (run / name).unlink(missing_ok=True)
+    return run, newest
+
+
+@dataclass
+class Run:
+    recipe: Recipe
+    world: World
+    dir: Path
+    shards: Shards
+    batches: TrainingBatches
+
+    def go(self, checkpoint: Path | None) -> None:
+        torch.manual_seed(self.recipe.run.seed)
+        self.model = Transformer(self.recipe.model)
+        if self.recipe.train.compile:
+            self.model.compile_blocks()
+        self.engine = build_engine(self.recipe, self.model, self.world)
+        start = checkpoints.load(checkpoint, self.engine, self.world, self.recipe) if checkpoint else 0
+        steps = self.batches.budget.steps
+        self.reporter = Reporter(self.dir, self.world, steps, start)
+        if checkpoint:
+            self.reporter.say(f"resuming from {checkpoint}")
+        if start < steps:
+            self.run_steps(start, steps)
+        self.reporter.close()
+
+    def run_steps(self, start: int, steps: int) -> None:
+        train = self.recipe.train
+        source = self.batches.for_rank(self.world.rank, self.world.size, start)
+        if self.world.device.type == "cuda":
+            source = ((name, batch.pin_memory()) for name, batch in source)
+        loader = Prefetcher(source, train.prefetch)
+        meter = Meter(self, loader)
+        stop = StopSignal()
+        skipped = 0
+        for step in range(start + 1, steps + 1):
+            meter.step(step)
+            skipped = 0 if self.engine.was_step_applied() else skipped + 1
+            if skipped:
+                self.reporter.write({"step": step, "event": "skipped", "reason": "non-finite gradient"})
+            if skipped >= train.max_skipped:
+                raise UserError(f"step {step}: the gradient was not finite {skipped} steps in a row; lower optimizer.lr ({self.recipe.optimizer.lr})?")
+            due = checkpoints.is_due(step, self.recipe, steps)
+            logging = step % train.log_every == 0
+            stopping = (logging or self.world.size == 1) and any_rank(self.world, stop.asked)
+            if logging or due or stopping:
+                meter.report(step)
+            every = self.recipe.validate.every
+            if step == steps or (every and step % every == 0):
+                self.validate(step)
+            if due or stopping:
+                self.save(step)
+            if stopping:
+                self.reporter.say(f"stopped by a signal after step {step}; the same command resumes")
+                break
+        loader.close()
+
+    def save(self, step: int) -> None:
+        special = checkpoints.is_special(step, self.recipe, self.batches.budget.steps)
+        checkpoints.save(self.dir, step, self.engine, self.world, self.recipe, self.shards.tokenizer, special)
+
+    def loss(self, batch: Batch) -> Losses:
+        return self.engine(batch.inputs, batch.attention, batch.rows, batch.targets, batch.weights, batch.excluded)
+
+    def validate(self, step: int) -> None:
+        """Validation losses and text samples of the model as it is; all ranks take part."""
+        split = self.shards.manifest["splits"]["valid"]
+        predicted = split["tokens"] - split["documents"]  # every token but <s>
+        data = ValidationSet.of(self.recipe, self.shards.valid.read, len(self.shards.valid), predicted / split["bytes"])
+        self.engine.eval()
+        with torch.no_grad():
+            row = validate(data, self.recipe, lambda batch: self.loss(batch.to(self.world.device)).nll, self.world.rank, self.world.size)
+        available = self.batches.budget.unique_tokens
+        mean, error = unigram_nll(data, self.shards.train.read, available, self.recipe.model.vocab)
+        row |= {"valid/unigram_nll": mean, "valid/unigram_nll_se": error, "valid/unigram_bpb": mean * data.tokens_per_byte / math.log(2)}
+        self.reporter.write({"step": step, "tokens": step * self.batches.budget.batch * self.batches.budget.context, **row})
+        self.sample(step)
+        self.engine.train()
+
+    def sample(self, step: int) -> None:
+        length = min(self.recipe.validate.sample_tokens, self.recipe.model.context)
+        if length < 2:
+            return
+        prompt, masked = np.array([BOS]), np.array([BOS] + [MASK] * (length - 1))
+        shifted = self.recipe.objective.shifted
+        autocast = torch.autocast(self.world.device.type, torch.bfloat16) if self.recipe.train.precision == "bf16" else nullcontext()
+        with autocast:
+            texts = {
+                "ar": autoregressive.decode(self.model, prompt, length, stream(self.recipe.run.seed, "sample", step)),
+                "md": diffusion.ancestral(self.model, masked, length, stream(self.recipe.run.seed, "sample", step), shifted=shifted),
+            }
+        for mode, tokens in texts.items():
+            ends = np.flatnonzero(tokens == EOS)
+            self.reporter.sample(step, mode, self.shards.tokenizer.decode(tokens[: ends[0]] if len(ends) else tokens))
+
+
+class Meter:
+    """Runs the steps and measures them: losses, speed, and the share of time spent waiting for data."""
+
+    def __init__(self, run: Run, loader: Iterator[tuple[str, Batch]]):
+        self.run, self.loader = run, loader
+        self.tally = Tally(run.world.device)
+        self.accumulation = accumulation_steps(run.recipe, run.world.size)
+        self.flops_per_token = run.model.flops_per_token(run.recipe.model.context)
+        self._restart()
+
+    def _restart(self) -> None:
+        self.since, self.waited, self.steps = time.perf_counter(), 0.0, 0
+
+    def step(self, step: int) -> None:
+        """One optimizer step; `step` counts from 1."""
+        recipe, engine = self.run.recipe, self.run.engine
+        steps = self.run.batches.budget.steps
+        set_learning_rate(engine.optimizer, learning_rate(step - 1, steps, recipe.optimizer.lr, recipe.schedule))
+        for _ in range(self.accumulation):
+            before = time.perf_counter()
+            name, batch = next(self.loader)
+            self.waited += time.perf_counter() - before
+            losses = self.run.loss(batch.to(self.run.world.device))
+            weight = 1.0 if name == "md" else recipe.objective.ar_weight
+            trained = weight * (losses.nll + recipe.objective.z_loss * losses.z)
+            engine.backward(trained.mean())
+            engine.step()
+            self.tally.add(name, losses, trained)
+        self.steps += 1
+
+    def report(self, step: int) -> None:
+        """Write a row of metrics over the steps since the last one."""
+        recipe, budget = self.run.recipe, self.run.batches.budget
+        row: dict[str, Any] = {"step": step, "tokens": step * budget.batch * budget.context, **self.tally.read()}
+        seconds = time.perf_counter() - self.since
+        rate = self.steps * budget.batch * budget.context / seconds
+        row["train/lr"] = learning_rate(step - 1, budget.steps, recipe.optimizer.lr, recipe.schedule)
+        row["perf/tokens_per_second"] = rate
+        row["perf/model_flops_per_second"] = rate * self.flops_per_token
+        row["perf/data_wait"] = self.waited / seconds
+        norm = logged_gradient_norm(self.run.engine)
+        if norm is not None and math.isfinite(norm):
+            row["train/gradient_norm"] = norm
+        self.run.reporter.write(row)
+        self._restart()
+
+
+class StopSignal:
+    """Remembers a SIGTERM or SIGINT, so that training ends at a step's end, with a checkpoint."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one is obeyed at once
+        self.asked = True

@@ -1,0 +1,164 @@
+"""Optimizers by name, as DeepSpeed client optimizers that are right at every ZeRO stage.
+
+A builder gets the named parameters and returns a torch optimizer whose groups carry `lr_scale`, the
+group's learning rate as a multiple of the schedule's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from dualm.config import OptimizerConfig
+
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+
+def gradient_norm(parameters: Iterable[torch.Tensor], partitioned: bool) -> torch.Tensor:
+    """The 2-norm of the gradients, over all ranks where each holds only a part of them."""
+    squares = torch.stack([parameter.grad.square().sum() for parameter in parameters if parameter.grad is not None])
+    total = squares.sum()
+    if partitioned:
+        torch.distributed.all_reduce(total)
+    return total.sqrt()
+
+
+def clip_by_norm(parameters: Iterable[torch.Tensor], norm: torch.Tensor, limit: float) -> None:
+    """Scale the gradients down to norm `limit`; 0 means no limit."""
+    if limit > 0:
+        factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+
+
+def adamw_groups(named: NamedParameters, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Matrices decay, gains don't (Loshchilov & Hutter 2019, decoupled weight decay)."""
+    split: dict[bool, list[nn.Parameter]] = defaultdict(list)
+    for _, parameter in named:
+        split[parameter.ndim >= 2].append(parameter)
+    common = {"lr": config.lr, "lr_scale": 1.0, "betas": tuple(config.betas), "eps": config.eps}
+    return [
+        {"params": parameters, "decays": decays, "weight_decay": config.weight_decay * decays, **common}
+        for decays, parameters in split.items()
+    ]
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW that also clips and refuses non-finite gradients, for ZeRO stage 0.
+
+    Stages 1-3 do both inside DeepSpeed. At stage 0 nobody does, so this class follows the protocol of
+    DeepSpeed's own optimizers: `overflow` says that the step was not taken, `_global_grad_norm` is logged.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], clip: float):
+        super().__init__(groups)
+        self.clip, self.overflow, self._global_grad_norm = clip, False, 0.0
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        norm = gradient_norm(parameters, partitioned=False)
+        clip_by_norm(parameters, norm, self.clip)
+        self._global_grad_norm = norm.item()  # DeepSpeed reads the norm every step at the other stages, too
+        self.overflow = not math.isfinite(self._global_grad_norm)
+        if not self.overflow:
+            super().step()
+
+
+def adamw(named: NamedParameters, config: OptimizerConfig, zero_stage: int) -> torch.optim.Optimizer:
+    groups = adamw_groups(named, config)
+    return AdamW(groups, config.clip) if zero_stage == 0 else torch.optim.AdamW(groups)
+
+
+def update_scale(rows: int, columns: int) -> float:
+    """0.2 * sqrt(max(fan_in, fan_out)): gives an orthogonal update the root mean square of an Adam step (0.2).
+
+    Source: Liu et al. 2025 (Muon is scalable for LLM training), section 2.2.
+    """
+    return 0.2 * math.sqrt(max(rows, columns))
+
+
+def is_hidden_matrix(name: str, ndim: int) -> bool:
+    return "layers." in name and ndim == 2
+
+
+def muon_groups(named: NamedParameters, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """One group per shape of hidden matrix; embedding, head and gains go to AdamW.
+
+    DeepSpeed's Muon multiplies the orthogonal update by sqrt(max(1, rows/columns)); `lr_scale` replaces that
+    factor by `update_scale`, and the decay is divided by it, so that lr * decay means what it means in AdamW.
+    """
+    by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+    rest = []
+    for name, parameter in named:
+        parameter.use_muon = is_hidden_matrix(name, parameter.ndim)  # type: ignore[attr-defined]
+        if parameter.use_muon:  # type: ignore[attr-defined]
+            by_shape[parameter.shape].append(parameter)
+        else:
+            rest.append((name, parameter))
+    groups: list[dict[str, Any]] = [{**group, "use_muon": False} for group in adamw_groups(rest, config)]
+    for (rows, columns), parameters in by_shape.items():
+        scale = update_scale(rows, columns) / math.sqrt(max(1.0, rows / columns))
+        groups.append(
+            {
+                "params": parameters,
+                "use_muon": True,
+                "ns_method": "standard",  # the Newton-Schulz iteration with one dtype on CPU and GPU
+                "lr": config.lr * scale,
+                "lr_scale": scale,
+                "momentum": config.momentum,
+                "weight_decay": config.weight_decay / scale,
+            }
+        )
+    return groups
+
+
+def muon(named: NamedParameters, config: OptimizerConfig, zero_stage: int) -> torch.optim.Optimizer:
+    """Muon for the hidden matrices, AdamW for the rest (Jordan et al. 2024)."""
+    from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+
+    class MuonClippingAdam(MuonWithAuxAdam):
+        """Clips the AdamW half only, each of its groups to `clip`.
+
+        ZeRO would clip Muon's *update*, after it was made orthogonal, and so shrink it; the update needs no
+        clipping, since its size does not depend on the gradient's. For the same reason DeepSpeed's gradient
+        norm is not one here: `logged_norm`, of the embedding and the head, takes its place.
+        """
+
+        overflow = False
+        logged_norm: torch.Tensor | float = 0.0
+
+        @torch.no_grad()
+        def step(self, closure=None, step_id=None):  # type: ignore[no-untyped-def]
+            if zero_stage == 0 and not self._finite():
+                return
+            for group in self.param_groups:
+                if not group["use_muon"] and group["params"]:
+                    norm = gradient_norm(group["params"], partitioned=zero_stage > 0)
+                    clip_by_norm(group["params"], norm, config.clip)
+                    self.logged_norm = norm if group["decays"] else self.logged_norm
+            super().step()
+
+        def _finite(self) -> bool:
+            parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+            self.overflow = not math.isfinite(gradient_norm(parameters, partitioned=False).item())
+            return not self.overflow
+
+    return MuonClippingAdam(muon_groups(named, config))
+
+
+OPTIMIZERS: dict[str, Callable[[NamedParameters, OptimizerConfig, int], torch.optim.Optimizer]] = {
+    "adamw": adamw,
+    "muon": muon,
+}
+
+
+def set_learning_rate(optimizer: Any, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["lr_scale"]

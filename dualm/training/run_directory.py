@@ -1,0 +1,94 @@
+"""The run directory: one recipe's, from its first step to its last."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dualm.config import Recipe, dump, flatten, load
+from dualm.errors import UserError
+
+# What may change between two sessions of one run without changing its numbers.
+HARMLESS = ("run.dir", "train.log_every", "train.prefetch", "model.checkpointing", "validate.every", "checkpoint.")
+
+
+def claim(recipe: Recipe) -> Path:
+    """Make the run directory, or enter one that this very recipe made.
+
+    Raises:
+        UserError: the directory holds a run of another recipe, or something that is no run.
+    """
+    run = Path(recipe.run.dir)
+    written = run / "recipe.yaml"
+    if written.exists():
+        _check_same(load(written), recipe, run)
+    elif run.exists() and any(run.iterdir()):
+        raise UserError(f"run.dir: {run} is not empty and holds no recipe.yaml, expected a new or a run's directory")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        partial = run / ".recipe.yaml"
+        partial.write_text(dump(recipe))
+        partial.rename(written)
+        (run / "environment.json").write_text(json.dumps(environment(), indent=1))
+    except OSError as error:
+        raise UserError(f"run.dir: cannot write to {run}: {error.strerror}") from None
+    return run
+
+
+def _check_same(old: Recipe, new: Recipe, run: Path) -> None:
+    before, after = flatten(old), flatten(new)
+    changed = [key for key in after if before[key] != after[key] and not key.startswith(HARMLESS)]
+    if changed:
+        key = changed[0]
+        raise UserError(
+            f"run.dir: {run} was made by another recipe ({key} was {before[key]!r}, is now {after[key]!r}), "
+            "expected the same one or another directory"
+        )
+
+
+def environment() -> dict[str, Any]:
+    """What the run was made with: command, versions, machine, commit."""
+    packages = [line.split("==")[0].lower() for line in metadata.requires("dualm") or []]
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "commit": _commit(),
+        "versions": {name: metadata.version(name) for name in packages if _is_installed(name)},
+    }
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl`, one per step and kind, the last written of each; a torn last line is left out."""
+    rows: dict[tuple[int, bool], dict[str, Any]] = {}
+    path = run / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        rows[row["step"], "valid/ar_nll" in row] = row
+    return [rows[key] for key in sorted(rows)]
