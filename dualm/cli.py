@@ -1,9 +1,9 @@
 """The command line: every command is a thin call into the package.
 
-    dualm prepare RECIPE [key=value ...]            corpus -> tokenizer -> token shards
-    dualm train RECIPE [key=value ...]              train, or resume, a run
-    dualm plan RECIPE [key=value ...]               what it would cost, without doing it
-    dualm show RUN                                  the last validation and samples of a run
+dualm prepare RECIPE [key=value ...]            corpus -> tokenizer -> token shards
+dualm train RECIPE [key=value ...]              train, or resume, a run
+dualm plan RECIPE [key=value ...]               what it would cost, without doing it
+dualm show RUN                                  the last validation and samples of a run
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def show(arguments: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("dualm", description="Train one transformer as AR model and masked diffusion model.")
     top.add_argument("--version", action="version", version=__version__)
+    top.add_argument("--local_rank", help=argparse.SUPPRESS)  # from the deepspeed launcher; LOCAL_RANK is what counts
     commands = top.add_subparsers(required=True, metavar="command")
 
     def command(action, text: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
@@ -71,8 +72,9 @@ def parser() -> argparse.ArgumentParser:
 
     recipe_command(prepare, "make token shards of the recipe's corpus")
     trainer = recipe_command(train, "train the recipe, or resume its run")
-    trainer.add_argument("--resume", action=argparse.BooleanOptionalAction, default=True, help="go on from the newest checkpoint")
-    trainer.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it; we read LOCAL_RANK
+    trainer.add_argument(
+        "--resume", action=argparse.BooleanOptionalAction, default=True, help="go on from the newest checkpoint"
+    )
     planner = recipe_command(plan, "say what the recipe costs, without training")
     planner.add_argument("--gpus", type=int, default=1, help="ranks that share the work (default 1)")
     planner.add_argument("--flops", type=float, default=4e14, help="FLOP/s that one GPU sustains (default 4e14)")
@@ -99,7 +101,9 @@ def _is_the_users(error: Exception) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    return f"{error.filename or 'disk'}: {error.strerror}" if isinstance(error, OSError) else " ".join(str(error).split())
+    return (
+        f"{error.filename or 'disk'}: {error.strerror}" if isinstance(error, OSError) else " ".join(str(error).split())
+    )
 
 
 def _is_first_rank() -> bool:

@@ -1,7 +1,7 @@
 """The autoregressive objective: predict the next token, under a causal or a prefix mask.
 
-    inputs   x_0 x_1 ... x_{L-1}
-    targets  x_1 x_2 ... x_L         where both lie in one document
+inputs   x_0 x_1 ... x_{L-1}
+targets  x_1 x_2 ... x_L         where both lie in one document
 """
 
 from __future__ import annotations

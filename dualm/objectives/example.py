@@ -49,12 +49,20 @@ class Batch:
     excluded: int | None
 
     def to(self, device: torch.device) -> Batch:
-        tensors = {name: getattr(self, name).to(device, non_blocking=True) for name in ("inputs", "rows", "targets", "weights")}
-        return replace(self, attention=self.attention.to(device, non_blocking=True), **tensors)
+        """Move the tensors; the mask stays on the host, where attention backends read lengths without a sync."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        tensors = {name: getattr(self, name).pin_memory() for name in ("inputs", "rows", "targets", "weights")}
-        return replace(self, **tensors)
+        return self._map(torch.Tensor.pin_memory)
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        return replace(
+            self,
+            inputs=change(self.inputs),
+            rows=change(self.rows),
+            targets=change(self.targets),
+            weights=change(self.weights),
+        )
 
 
 def document_ids(tokens: np.ndarray) -> np.ndarray:

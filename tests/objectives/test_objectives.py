@@ -48,7 +48,9 @@ def test_prefix_lengths_cover_their_range() -> None:
 
 
 @given(windows, quantiles, st.sampled_from(["exact", "bernoulli"]), st.booleans(), st.integers(0, 99))
-def test_md_masks_and_scores_the_same_tokens(window: np.ndarray, u: float, count: str, shifted: bool, seed: int) -> None:
+def test_md_masks_and_scores_the_same_tokens(
+    window: np.ndarray, u: float, count: str, shifted: bool, seed: int
+) -> None:
     objective = MaskedDiffusion(TIME_SAMPLERS["uniform"], count, shifted=shifted)
     example = objective(window, u, np.random.default_rng(seed))
     inputs = window[:-1]

@@ -1,0 +1,81 @@
+"""What a model costs, from its configuration alone: no weights are built.
+
+Units: parameters, floating-point operations, bytes.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+
+from dualm.config import ModelConfig
+from dualm.model.loss import CHUNK_ELEMENTS
+
+
+def head_dim(model: ModelConfig) -> int:
+    return model.hidden // model.heads
+
+
+def kv_heads(model: ModelConfig) -> int:
+    return model.kv_heads or model.heads
+
+
+def shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every parameter's name and shape, named as in Hugging Face's Llama (Qwen3 with QK-norm)."""
+    hidden, ffn, keys = model.hidden, model.ffn, kv_heads(model) * head_dim(model)
+    block: dict[str, tuple[int, ...]] = {
+        "input_layernorm": (hidden,),
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "post_attention_layernorm": (hidden,),
+        "mlp.gate_proj": (ffn, hidden),
+        "mlp.up_proj": (ffn, hidden),
+        "mlp.down_proj": (hidden, ffn),
+    }
+    if model.qk_norm:
+        block |= {"self_attn.q_norm": (head_dim(model),), "self_attn.k_norm": (head_dim(model),)}
+    return {
+        "model.embed_tokens.weight": (model.vocab, hidden),
+        **{f"model.layers.{i}.{name}.weight": shape for i in range(model.layers) for name, shape in block.items()},
+        "model.norm.weight": (hidden,),
+        "lm_head.weight": (model.vocab, hidden),
+    }
+
+
+def parameter_count(model: ModelConfig, embedding: bool = True) -> int:
+    """Parameters; without `embedding`, all but the input embedding (the head counts)."""
+    return sum(prod(shape) for name, shape in shapes(model).items() if embedding or name != "model.embed_tokens.weight")
+
+
+def flops_per_token(model: ModelConfig, length: int) -> int:
+    """Floating-point operations of training on one token, forward and backward.
+
+    Convention (PaLM, arXiv 2204.02311, appendix B): 6 N + 12 · layers · hidden · length, with N the parameters without
+    the input embedding but with the head. Attention counts in full, not halved for causal masks; the head counts for
+    every position, supervised or not; recomputation does not count.
+    """
+    return 6 * parameter_count(model, embedding=False) + 12 * model.layers * model.hidden * length
+
+
+def kv_cache_bytes(model: ModelConfig, batch: int, length: int, dtype: torch.dtype = torch.bfloat16) -> int:
+    """Bytes of the keys and values of `batch` sequences of `length` tokens in all layers."""
+    return 2 * model.layers * batch * length * kv_heads(model) * head_dim(model) * dtype.itemsize
+
+
+def activation_bytes(model: ModelConfig, batch: int, length: int, dtype: torch.dtype = torch.bfloat16) -> int:
+    """Estimate of what the forward pass keeps for the backward pass, plus the head's working memory.
+
+    Counts, per token and block, in float32 the residual stream and in `dtype` the rest: normed inputs, queries, keys,
+    values, attention output and the four ffn-wide tensors of SwiGLU. With checkpointing only the blocks' inputs and one
+    block are kept. Assumes attention that keeps no [length, length] matrix and every position supervised; leaves
+    out the allocator's overhead and the kernels' scratch space.
+    """
+    tokens, hidden, keys = batch * length, model.hidden, kv_heads(model) * head_dim(model)
+    stream = 4 * tokens * hidden
+    block = 2 * stream + dtype.itemsize * tokens * (4 * hidden + 2 * keys + 4 * model.ffn)
+    blocks = model.layers * stream + block if model.checkpointing else model.layers * block
+    chunk = min(CHUNK_ELEMENTS, tokens * model.vocab)
+    return blocks + 2 * stream + chunk * (2 * dtype.itemsize + 8)  # logits and their gradient, in dtype and float32

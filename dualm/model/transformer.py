@@ -1,0 +1,233 @@
+"""The shifted transformer.
+
+- one network for both objectives: only the attention mask and the supervised positions differ
+- the output at position i is meant to predict token i+1, in masked diffusion too; no time input
+- pre-norm blocks, RMSNorm, no biases, untied head
+- rotary position embedding, SwiGLU, grouped-query attention, optional QK-norm
+- parameters are named as in Hugging Face's Llama (Qwen3 with QK-norm), so saved weights are a Llama's
+- the head computes logits for supervised positions only, a chunk at a time
+
+Shape suffixes: B batch, L length, H hidden, N heads, K key-value heads, D head dimension, F ffn, V vocabulary,
+S supervised positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dualm.config import ModelConfig
+from dualm.model import size
+from dualm.model.attention import AttentionMask, check_name, choose
+from dualm.model.initialization import initial
+from dualm.model.loss import linear_cross_entropy, linear_logits
+
+Rotary = tuple[Tensor, Tensor]  # cos and sin, [L, D]
+Attend = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
+
+
+class Losses(NamedTuple):
+    """Per row of the batch, summed over its supervised positions; `[B]`, float32."""
+
+    nll: Tensor  # weight · cross-entropy, in nats
+    z: Tensor  # weight · logsumexp(logits)², the z-loss before its coefficient
+
+
+class RMSNorm(nn.Module):
+    """Divide by the root mean square over the last axis (arXiv 1910.07467), in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+def rotary(positions_L: Tensor, head_dim: int, theta: float) -> Rotary:
+    """Angles of the rotary position embedding (RoFormer, arXiv 2104.09864, section 3.2.2), as `[L, D]` cos and sin."""
+    frequency = theta ** (-torch.arange(0, head_dim, 2, device=positions_L.device).float() / head_dim)
+    angle = torch.outer(positions_L.float(), frequency).repeat(1, 2)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, rotary: Rotary) -> Tensor:
+    """Turn the pairs (i, i + D/2) of `[…, L, D]` by their position's angles, in float32."""
+    cos, sin = rotary
+    first, second = x.float().chunk(2, dim=-1)
+    return x.float() * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden, keys = config.hidden, size.kv_heads(config) * size.head_dim(config)
+        self.head_dim = size.head_dim(config)
+        self.q_proj = nn.Linear(hidden, hidden, bias=False)
+        self.k_proj = nn.Linear(hidden, keys, bias=False)
+        self.v_proj = nn.Linear(hidden, keys, bias=False)
+        self.o_proj = nn.Linear(hidden, hidden, bias=False)
+        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+
+    def forward(self, x_BLH: Tensor, rotary: Rotary, attend: Attend, lowered: Any) -> Tensor:
+        q_BNLD = self.q_norm(self._split(self.q_proj(x_BLH)))
+        k_BKLD = self.k_norm(self._split(self.k_proj(x_BLH)))
+        v_BKLD = self._split(self.v_proj(x_BLH))
+        # Back from the angles' float32: under autocast kernels want the projections' dtype.
+        q_BNLD, k_BKLD = rotate(q_BNLD, rotary).to(v_BKLD.dtype), rotate(k_BKLD, rotary).to(v_BKLD.dtype)
+        out_BNLD = attend(q_BNLD, k_BKLD, v_BKLD, lowered)
+        return self.o_proj(out_BNLD.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+class SwiGLU(nn.Module):
+    """arXiv 2002.05202, equation 6."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden, config.ffn, bias=False)
+        self.up_proj = nn.Linear(config.hidden, config.ffn, bias=False)
+        self.down_proj = nn.Linear(config.ffn, config.hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden, config.norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden, config.norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(self, x_BLH: Tensor, rotary: Rotary, attend: Attend, lowered: Any) -> Tensor:
+        x_BLH = x_BLH + self.self_attn(self.input_layernorm(x_BLH), rotary, attend, lowered)
+        return x_BLH + self.mlp(self.post_attention_layernorm(x_BLH))
+
+
+class Backbone(nn.Module):
+    """Tokens to hidden states."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab, config.hidden)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.hidden, config.norm_eps)
+
+    def forward(self, inputs_BL: Tensor, attention: AttentionMask) -> Tensor:
+        (batch, length), device = inputs_BL.shape, inputs_BL.device
+        x_BLH = self.embed_tokens(inputs_BL)
+        autocast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if autocast else x_BLH.dtype
+        backend = choose(self.config.attention, attention, device, dtype)
+        lowered = backend.lower(attention, batch, length, device)
+        angles = rotary(torch.arange(length, device=device), size.head_dim(self.config), self.config.rope_theta)
+        for block in self.layers:
+            if self.config.checkpointing:
+                x_BLH = checkpoint(block, x_BLH, angles, backend.attend, lowered, use_reentrant=False)
+            else:
+                x_BLH = block(x_BLH, angles, backend.attend, lowered)
+        return self.norm(x_BLH)
+
+
+class LMHead(nn.Linear):
+    """Hidden states to logits or to losses.
+
+    Both in `forward`: under ZeRO-3 the weight is whole only inside it.
+    """
+
+    def forward(self, hidden: Tensor, targets: Tensor | None = None, excluded: int | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if targets is None:
+            return linear_logits(hidden, self.weight, excluded)
+        return linear_cross_entropy(hidden, self.weight, targets, excluded)
+
+
+class Transformer(nn.Module):
+    """The whole network. Raises UserError for an unknown `model.attention`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        check_name(config.attention)
+        self.config = config
+        self.model = Backbone(config)
+        self.lm_head = LMHead(config.hidden, config.vocab, bias=False)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self, whole: Callable[[nn.Parameter], AbstractContextManager[Any]] = nullcontext) -> None:
+        """Give every parameter its initial value, which depends on torch's seed and the parameter's name alone.
+
+        whole: context in which a sharded parameter is whole. A model built under ZeRO-3's `zero.Init` has empty
+            parameters until this is called with `lambda p: GatheredParameters([p], modifier_rank=0)`.
+        """
+        for name, parameter in self.named_parameters():
+            with whole(parameter):
+                parameter.copy_(initial(name, parameter.shape, self.config.hidden))
+
+    def forward(
+        self,
+        inputs: Tensor,
+        attention: AttentionMask,
+        rows: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        excluded: int | None = None,
+    ) -> Losses:
+        """Losses at the supervised positions.
+
+        Args:
+            inputs: `[B, L]` int64 tokens.
+            rows: `[S]` int64, the supervised outputs as indices into the flattened `[B · L]`; S = 0 gives zero losses
+                with a graph to every parameter (under ZeRO every rank must run every module).
+            targets: `[S]` int64, the token each of them predicts.
+            weights: `[S]` float32.
+            excluded: token that is never predicted (logit −inf), such as the mask token.
+        """
+        hidden_SH = self.model(inputs, attention).flatten(0, 1).index_select(0, rows)
+        nll_S, log_z_S = self.lm_head(hidden_SH, targets, excluded)
+        zeros_B, row_S = nll_S.new_zeros(inputs.shape[0]), rows // inputs.shape[1]
+        return Losses(
+            nll=zeros_B.index_add(0, row_S, weights * nll_S), z=zeros_B.index_add(0, row_S, weights * log_z_S**2)
+        )
+
+    def hidden(self, inputs: Tensor, attention: AttentionMask) -> Tensor:
+        """`[B, L]` tokens → final hidden states `[B, L, H]`."""
+        return self.model(inputs, attention)
+
+    def logits(
+        self, inputs: Tensor, attention: AttentionMask, rows: Tensor | None = None, excluded: int | None = None
+    ) -> Tensor:
+        """Float32 logits `[B, L, V]`, or `[S, V]` of the flat indices `rows` into `[B · L]`."""
+        hidden = self.model(inputs, attention)
+        if rows is not None:
+            hidden = hidden.flatten(0, 1).index_select(0, rows)
+        return self.lm_head(hidden, excluded=excluded)
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile each block in place (parameter names stay). Options are those of `torch.compile`."""
+        for block in self.model.layers:
+            block.compile(**options)
+
+    def parameter_count(self, embedding: bool = True) -> int:
+        """See `size.parameter_count`."""
+        return size.parameter_count(self.config, embedding)
+
+    def flops_per_token(self, length: int) -> int:
+        """See `size.flops_per_token`."""
+        return size.flops_per_token(self.config, length)
+
+    def kv_cache_bytes(self, batch: int, length: int, dtype: torch.dtype = torch.bfloat16) -> int:
+        """See `size.kv_cache_bytes`."""
+        return size.kv_cache_bytes(self.config, batch, length, dtype)

@@ -1,0 +1,96 @@
+"""What end-to-end tests share: a small corpus, a tiny recipe, and the three launchers."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+for name, value in {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
+    if os.environ.get("DUALM_TEST_GPU") != "1":
+        os.environ[name] = value
+
+TINY = """
+data:
+  source: text
+  documents: paragraph
+  tokenizer: bytes
+model: {layers: 2, hidden: 32, heads: 2, ffn: 48, context: 32, vocab: 272}
+objective: {alpha: 0.5, prefix_fraction: 0.5}
+optimizer: {lr: 1e-2}
+train: {steps: 6, global_batch: 8, micro_batch: 2, log_every: 1, zero_stage: 0}
+validate: {every: 0, windows: 8, batch: 4, sample_tokens: 8}
+checkpoint: {every: 2}
+"""
+
+LAUNCHERS = {
+    "plain": lambda world: [sys.executable, "-m", "dualm"],
+    "torchrun": lambda world: [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc_per_node", str(world), "-m", "dualm"),
+    ],
+    "deepspeed": lambda world: [
+        *(str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(world)),
+        *("--master_port", str(random.randint(20000, 50000)), "--module", "dualm"),
+    ],
+}
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file of paragraphs made of a few words, so that there is something to learn."""
+    words = "the old sea cat saw a small red boat and sang to it all night long".split()
+    draw = random.Random(0)
+    paragraphs = [" ".join(draw.choices(words, k=draw.randint(10, 40))) for _ in range(200)]
+    path = tmp_path_factory.mktemp("corpus") / "sea.txt"
+    path.write_text("\n\n".join(paragraphs))
+    return path
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny recipe over `corpus`, launched like a user would."""
+
+    recipe: Path
+    folder: Path
+
+    def command(self, *overrides: str, run: str = "run", launcher: str = "plain", world: int = 1) -> list[str]:
+        return [*LAUNCHERS[launcher](world), "train", str(self.recipe), f"run.dir={self.folder / run}", *overrides]
+
+    def train(self, *overrides: str, check: bool = True, **how: Any) -> subprocess.CompletedProcess[str]:
+        command = self.command(*overrides, **how)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, timeout=240)
+        assert not check or done.returncode == 0, done.stderr[-3000:]
+        return done
+
+    def rows(self, run: str = "run") -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / run / "metrics.jsonl").read_text().splitlines()]
+
+    def losses(self, run: str = "run") -> dict[int, float]:
+        return {row["step"]: row["train/loss"] for row in self.rows(run) if "train/loss" in row}
+
+
+@pytest.fixture(scope="session")
+def tiny_in(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Tiny]:
+    """Makes a `Tiny` in a folder; all of them share one prepared corpus."""
+    prepared = tmp_path_factory.mktemp("prepared") / "sea"
+
+    def make(folder: Path) -> Tiny:
+        recipe = folder / "tiny.yaml"
+        recipe.write_text(TINY.replace("data:\n", f"data:\n  train: [{corpus}]\n  dir: {prepared}\n"))
+        return Tiny(recipe, folder)
+
+    return make
+
+
+@pytest.fixture
+def tiny(tiny_in: Callable[[Path], Tiny], tmp_path: Path) -> Tiny:
+    return tiny_in(tmp_path)

@@ -1,0 +1,165 @@
+"""Documents: what is read, how it is divided, and what a user is told about a bad corpus."""
+
+import json
+import re
+
+import pytest
+
+from dualm.config import DataConfig
+from dualm.data import corpus, embedded
+from dualm.data.corpus import documents, labelled
+from dualm.errors import UserError
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def both(**keys):
+    """The documents of `train`, given a validation file that is not looked at."""
+    return list(documents(DataConfig(valid=["unused"], **keys), "train"))
+
+
+def test_the_ways_to_cut_a_text_file(tmp_path):
+    file = write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\ntwo\r\n\r\n \r\nthree\r\n")
+    assert both(source="text", train=[file], documents="file") == ["one\ntwo\n\n \nthree\n"]
+    assert both(source="text", train=[file], documents="line") == ["one", "two", "three"]
+    assert both(source="text", train=[file], documents="paragraph") == ["one\ntwo", "three"]
+
+
+def test_globs_are_sorted_patterns_keep_their_order_and_no_file_comes_twice(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("b", "a", "deep/c"):
+        write(tmp_path / f"{name}.txt", name)
+    assert both(source="text", train=[str(tmp_path / "**/*.txt"), str(tmp_path / "a.txt")]) == ["a", "b", "deep/c"]
+    assert both(source="text", train=[str(tmp_path / "b.txt"), str(tmp_path / "*.txt")]) == ["b", "a"]
+
+
+def test_jsonl_drops_blank_and_null_and_mends_half_a_surrogate_pair(tmp_path):
+    file = write(tmp_path / "a.jsonl", '{"body": "é"}\n\n{"body": " "}\n{"body": null}\n{"body": "x\\ud800"}\n')
+    assert both(source="jsonl", train=[file], field="body") == ["é", "x?"]
+
+
+def test_parquet(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    file = str(tmp_path / "a.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"id": [1, 2, 3], "text": ["one", None, "two"]}), file)
+    assert both(source="parquet", train=[file]) == ["one", "two"]
+    with pytest.raises(UserError, match=r"a\.parquet: no field 'body' \(data\.field\), has id, text"):
+        both(source="parquet", train=[file], field="body")
+    with pytest.raises(UserError, match=r"a\.parquet: field 'id' .* int, expected text"):
+        both(source="parquet", train=[file], field="id")
+    with pytest.raises(UserError, match=r"b\.parquet: not readable as parquet"):
+        both(source="parquet", train=[write(tmp_path / "b.parquet", "no")])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_huggingface_folder_of_files(tmp_path, streaming, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set" / "train.jsonl", '{"text": "one"}\n{"text": "two"}\n')
+    write(tmp_path / "set" / "test.jsonl", '{"text": "three"}\n')
+    data = DataConfig(source="huggingface", train=[str(tmp_path / "set")], valid_split="test", streaming=streaming)
+    assert list(labelled(data)) == [("train", "one"), ("train", "two"), ("valid", "three")]
+
+
+def test_huggingface_saved_to_disk(tmp_path):
+    import datasets
+
+    folder = str(tmp_path / "saved")
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["one", "two"]})}).save_to_disk(folder)
+    assert both(source="huggingface", train=[folder]) == ["one", "two"]
+    with pytest.raises(UserError, match=r"has no split 'dev', expected one of train"):
+        both(source="huggingface", train=[folder], split="dev")
+    with pytest.raises(UserError, match=r"split train, row 0: no field 'body'"):
+        both(source="huggingface", train=[folder], field="body")
+    with pytest.raises(UserError, match=r"cannot load '.*/absent', split 'train'"):
+        both(source="huggingface", train=[str(tmp_path / "absent")])
+
+
+# ---------------------------------------------------------------- train and valid
+
+
+def lines(tmp_path, texts, **keys):
+    file = write(tmp_path / "lines.txt", "\n".join(texts))
+    return DataConfig(source="text", documents="line", train=[file], **keys)
+
+
+def test_division_is_complete_near_the_fraction_and_independent_of_the_order(tmp_path):
+    texts = [f"document {i}" for i in range(2000)]
+    data = lines(tmp_path, texts, valid_fraction=0.1)
+    train, valid = (list(documents(data, split)) for split in corpus.SPLITS)
+    assert sorted(train + valid) == sorted(texts)
+    assert 150 < len(valid) < 250
+    assert list(labelled(data)) == [("valid" if text in set(valid) else "train", text) for text in texts]
+    assert set(documents(lines(tmp_path, texts[::-1], valid_fraction=0.1), "valid")) == set(valid)
+
+
+@pytest.mark.parametrize("fraction", [1e-9, 0.5, 1 - 1e-9])
+def test_a_small_corpus_leaves_neither_side_empty(tmp_path, fraction):
+    data = lines(tmp_path, ["a", "b", "c"], valid_fraction=fraction)
+    assert {split for split, _ in labelled(data)} == {"train", "valid"}
+    assert len(list(labelled(data))) == 3
+
+
+def test_a_single_document_cannot_be_divided(tmp_path):
+    with pytest.raises(UserError, match=r"a single document.*data\.valid, or data\.documents: paragraph"):
+        list(labelled(lines(tmp_path, ["alone", "alone"])))
+
+
+def test_given_validation_files_are_used(tmp_path):
+    data = lines(tmp_path, ["a", "b"], valid=[write(tmp_path / "valid.txt", "c\nd")])
+    assert list(labelled(data)) == [("train", "a"), ("train", "b"), ("valid", "c"), ("valid", "d")]
+
+
+# ---------------------------------------------------------------- a user's mistakes
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "message"),
+    [
+        ("text", b"", r"x: the file is empty \(data.train\)"),
+        ("text", b"first\nab\xffcd", r"x: not UTF-8 at byte 8"),
+        ("jsonl", b'{"text": "a"}\n{"body": "b", "id": 1}\n', r"x:2: no field 'text' \(data.field\), has body, id"),
+        ("jsonl", b'{"text": "a"}\n\n{"text": \n', r"x:3: not JSON: "),
+        ("jsonl", b'["a"]\n', r"x:1: got a JSON list, expected an object"),
+        ("jsonl", b'{"text": 3}\n', r"x:1: field 'text' \(data.field\) holds int, expected text"),
+        ("textt", b"a", r"data.source: got 'textt', expected one of embedded, text, jsonl, parquet, huggingface"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, source, content, message):
+    with pytest.raises(UserError, match=message):
+        both(source=source, train=[write(tmp_path / "x", content)])
+
+
+def test_a_pattern_without_a_match(tmp_path):
+    with pytest.raises(UserError, match=re.escape(f"data.valid: no file matches '{tmp_path}/*.txt'")):
+        list(documents(DataConfig(source="text", valid=[f"{tmp_path}/*.txt"]), "valid"))
+
+
+def test_files_without_a_source_are_not_ignored():
+    with pytest.raises(UserError, match=r"data.source: got 'embedded' with files \['a.txt'\].*text, jsonl"):
+        list(documents(DataConfig(train=["a.txt"]), "train"))
+
+
+# ---------------------------------------------------------------- what a corpus is read from
+
+
+def test_inventory_tells_a_changed_file(tmp_path):
+    data = lines(tmp_path, ["a", "b"])
+    before = corpus.inventory(data)
+    assert json.loads(json.dumps(before)) == before
+    write(tmp_path / "lines.txt", "a\nbc")
+    assert corpus.inventory(data) != before
+
+
+def test_embedded_corpus():
+    texts = embedded.documents()
+    assert len(texts) > 300
+    assert sum(map(len, texts)) > 1_000_000
+    assert len(set(texts)) == len(texts)
+    assert any('The "while" statement\n' in text for text in texts)
+    assert {split for split, _ in labelled(DataConfig())} == {"train", "valid"}
