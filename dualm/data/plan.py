@@ -65,7 +65,9 @@ class Budget:
     def check_fits(self, available: int) -> None:
         """Refuse a budget whose unique tokens the corpus (`available` tokens) does not have."""
         if available <= self.context:
-            raise UserError(f"model.context: got {self.context}, expected less than the corpus has tokens ({available})")
+            raise UserError(
+                f"model.context: got {self.context}, expected less than the corpus has tokens ({available})"
+            )
         if self.unique_tokens + 1 > available:
             enough = -(-self.tokens // (available - 1))
             raise UserError(

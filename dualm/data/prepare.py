@@ -1,0 +1,251 @@
+"""Preparing: corpus -> tokenizer -> token shards, once; whoever comes later finds them whole or not at all.
+
+    lock .<folder>.lock  ->  write .<folder>.partial  ->  sync to disk  ->  rename to <folder>
+
+The folder remembers which recipe keys and files it was made from, so it is used again exactly as long as those
+are the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from dualm.config import DataConfig
+from dualm.data import corpus, shards
+from dualm.data import tokenizer as tokenizers
+from dualm.data.corpus import Split
+from dualm.errors import UserError
+
+BATCH = 2**22  # characters encoded at once, in parallel
+
+DECISIVE_KEYS = (
+    "source",
+    "train",
+    "valid",
+    "valid_fraction",
+    "field",
+    "documents",
+    "subset",
+    "split",
+    "valid_split",
+    "tokenizer",
+)
+
+
+def prepare(data: DataConfig, vocab: int) -> Path:
+    """The folder of prepared shards for this recipe, made now unless it is there already.
+
+    `vocab` is model.vocab: the size of a tokenizer trained here, the largest size of any other. May be called by
+    many processes at once: one prepares, the others wait for it.
+
+    Raises:
+        UserError: a bad corpus or tokenizer, a folder that is not ours to replace, a full disk.
+    """
+    keys = _keys(data, vocab)
+    default = f"prepared/{data.source}-{_fingerprint(keys)[:8]}"
+    folder = Path(data.dir or default).expanduser().resolve()
+    try:
+        source = {"fingerprint": _fingerprint(keys), "keys": keys, "files": _files(data)}
+        if not _reusable(folder, source):
+            _prepare_alone(folder, data, vocab, source)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"data.dir: no space left on the disk of {folder}, nothing was kept") from None
+        raise UserError(f"{error.filename or folder}: {error.strerror or error}") from None
+    _check_vocab(shards.read_manifest(folder)["tokenizer"]["vocab"], data, vocab)
+    return folder
+
+
+# ---------------------------------------------------------------- what a folder was made from
+
+
+def _keys(data: DataConfig, vocab: int) -> dict[str, Any]:
+    """The recipe keys that decide what the shards hold."""
+    trained = {"model.vocab": vocab} if data.tokenizer == "bpe" else {}
+    return {f"data.{name}": getattr(data, name) for name in DECISIVE_KEYS} | trained
+
+
+def _fingerprint(keys: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([shards.FORMAT, keys], sort_keys=True).encode()).hexdigest()
+
+
+def _files(data: DataConfig) -> list[list[Any]]:
+    if data.tokenizer in tokenizers.BUILDERS:
+        return corpus.inventory(data)
+    return corpus.inventory(data) + corpus.file_states([tokenizers.definition_file(data.tokenizer)])
+
+
+def _reusable(folder: Path, source: dict[str, Any]) -> bool:
+    """Whether `folder` is whole and made from just this. Raises UserError where it must not be replaced either."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    if not (folder / "manifest.json").is_file():
+        raise UserError(f"data.dir: {folder} exists and holds no prepared shards, expected a new folder")
+    made_from = shards.read_manifest(folder)["source"]
+    if made_from["fingerprint"] != source["fingerprint"]:
+        raise UserError(f"data.dir: {folder} was prepared with {_difference(made_from['keys'], source['keys'])}")
+    if made_from["files"] != source["files"]:
+        _say(f"{folder}: its source files have changed")
+        return False
+    try:
+        train = shards.Shards.open(folder, verify=False).train
+    except UserError as error:
+        _say(str(error))
+        return False
+    _say(f"{folder}: used again, {len(train):,} training tokens")
+    return True
+
+
+def _difference(made: dict[str, Any], asked: dict[str, Any]) -> str:
+    names = [name for name in {**made, **asked} if made.get(name) != asked.get(name)]
+    return ", ".join(f"{name}={made.get(name)!r} (got {asked.get(name)!r})" for name in names)
+
+
+def _check_vocab(size: int, data: DataConfig, vocab: int) -> None:
+    if size > vocab:
+        raise UserError(
+            f"model.vocab: got {vocab}, expected at least {size}, the ids of data.tokenizer: {data.tokenizer}"
+        )
+
+
+# ---------------------------------------------------------------- all or nothing
+
+
+def _prepare_alone(folder: Path, data: DataConfig, vocab: int, source: dict[str, Any]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if _reusable(folder, source):  # made by another process while this one waited
+            return
+        with _replacing(folder) as partial:
+            _say(f"{folder}: preparing, from source {data.source}")
+            splits = _write(partial, data, vocab, source)
+    counts = (f"{name} {split['documents']:,} documents, {split['tokens']:,} tokens" for name, split in splits.items())
+    _say(f"{folder}: prepared; {'; '.join(counts)}")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"{folder}: waiting for the process that prepares it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder` on success. Leftovers of a killed process are cleared first."""
+    partial, replaced = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "replaced"))
+    _remove(partial, replaced)
+    try:
+        partial.mkdir()
+        yield partial
+        _sync(*partial.iterdir(), partial)
+        if folder.exists():
+            folder.rename(replaced)
+        partial.rename(folder)
+        _sync(folder.parent)
+    finally:
+        _remove(partial, replaced)
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync(*paths: Path) -> None:
+    """Force files and folder entries to disk, so that a rename never gets there before what it names."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+# ---------------------------------------------------------------- encoding
+
+
+class Piece(NamedTuple):
+    """A stretch of a document, so that one large document needs no more memory than many small ones."""
+
+    split: Split
+    text: str
+    ends_document: bool
+
+
+def _write(folder: Path, data: DataConfig, vocab: int, source: dict[str, Any]) -> dict[str, Any]:
+    """Write tokenizer, shards and manifest; returns the manifest's counts of each split."""
+    tokenizer = tokenizers.build(data.tokenizer, corpus.documents(data, "train"), vocab)
+    _check_vocab(tokenizer.vocab, data, vocab)
+    writers = {split: shards.ShardWriter(folder, split, tokenizer.vocab, data.shard_tokens) for split in corpus.SPLITS}
+    with _progress(corpus.total_bytes(data)) as advance:
+        for batch in _batches(_pieces(corpus.labelled(data))):
+            for piece, tokens in zip(batch, tokenizer.encode([piece.text for piece in batch]), strict=True):
+                size = len(piece.text.encode())
+                writers[piece.split].write(tokens, size, piece.ends_document)
+                advance(size)
+    splits = {split: writer.finish() for split, writer in writers.items()}
+    for split, counts in splits.items():
+        if not counts["tokens"]:
+            raise UserError(f"data.{split}: no text in the corpus, expected at least one document that is not blank")
+    shards.write_manifest(folder, tokenizer, splits, source)
+    return splits
+
+
+def _pieces(documents: Iterable[tuple[Split, str]]) -> Iterator[Piece]:
+    for split, text in documents:
+        *front, last = tokenizers.pieces(text)
+        yield from (Piece(split, piece, ends_document=False) for piece in front)
+        yield Piece(split, last, ends_document=True)
+
+
+def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    batch, size = [], 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+# ---------------------------------------------------------------- what the user sees
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+@contextmanager
+def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
+    """Yields a function to call with every further number of bytes. Draws on a terminal only."""
+    clock = TimeRemainingColumn() if total else TimeElapsedColumn()
+    columns = (TextColumn("encoding"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), clock)
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
+        task = progress.add_task("encoding", total=total)
+        yield lambda size: progress.advance(task, size)
