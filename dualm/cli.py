@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     def recipe_command(action, text: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
         sub = command(action, text)
         sub.add_argument("recipe", help="a YAML file such as recipes/quickstart.yaml")
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help="override keys of the recipe")
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="override keys of the recipe, anywhere")
         return sub
 
     recipe_command(prepare, "make token shards of the recipe's corpus")
@@ -84,7 +84,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. A user's error is one line on stderr and exit code 2."""
-    arguments = parser().parse_args(argv)
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    if unknown := [word for word in rest if word.startswith("-") or "overrides" not in arguments]:
+        top.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:  # overrides that follow an option
+        arguments.overrides += rest
     try:
         arguments.action(arguments)
     except (UserError, OSError) as error:

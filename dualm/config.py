@@ -39,7 +39,9 @@ class DataConfig:
     split: str = "train"  # huggingface: split to train on
     valid_split: str | None = None  # huggingface: split to validate on
     streaming: bool = False  # huggingface: stream instead of downloading first
-    tokenizer: str = "bpe"  # bpe (trained here, model.vocab tokens) | bytes | chars | path of a tokenizer.json or HF folder
+    tokenizer: str = (
+        "bpe"  # bpe (trained here, model.vocab tokens) | bytes | chars | path of a tokenizer.json or HF folder
+    )
     shard_tokens: int = 100_000_000  # tokens per shard file
     dir: str | None = None  # prepared shards; default prepared/<source>-<fingerprint of the keys above>
     tokens: int | None = None  # the token budget T; default train.steps * train.global_batch * model.context
@@ -259,14 +261,31 @@ def check(recipe: Recipe) -> None:
     model, data, train = recipe.model, recipe.data, recipe.train
     _expect(model.context >= 2, "model.context", model.context, "at least 2")
     _expect(model.vocab > 16, "model.vocab", model.vocab, "more than the 16 reserved ids")
-    _expect(model.hidden % (2 * model.heads) == 0, "model.hidden", model.hidden, f"a multiple of 2 * model.heads = {2 * model.heads}")
-    _expect(model.heads % (model.kv_heads or model.heads) == 0, "model.kv_heads", model.kv_heads, f"a divisor of model.heads = {model.heads}")
+    _expect(
+        model.hidden % (2 * model.heads) == 0,
+        "model.hidden",
+        model.hidden,
+        f"a multiple of 2 * model.heads = {2 * model.heads}",
+    )
+    _expect(
+        model.heads % (model.kv_heads or model.heads) == 0,
+        "model.kv_heads",
+        model.kv_heads,
+        f"a divisor of model.heads = {model.heads}",
+    )
     _expect(0 < data.valid_fraction < 1, "data.valid_fraction", data.valid_fraction, "a number between 0 and 1")
-    _expect(data.source == "embedded" or bool(data.train), "data.train", data.train, f"the files of source '{data.source}'")
+    _expect(
+        data.source == "embedded" or bool(data.train), "data.train", data.train, f"the files of source '{data.source}'"
+    )
     _expect(train.steps is not None or data.tokens is not None, "train.steps", None, "train.steps or data.tokens")
     for key in ("train.steps", "data.tokens"):
         _expect(flat[key] is None or flat[key] > 0, key, flat[key], "a number above 0")
-    _expect(train.global_batch % train.micro_batch == 0, "train.global_batch", train.global_batch, f"a multiple of train.micro_batch = {train.micro_batch}")
+    _expect(
+        train.global_batch % train.micro_batch == 0,
+        "train.global_batch",
+        train.global_batch,
+        f"a multiple of train.micro_batch = {train.micro_batch}",
+    )
     _expect(len(recipe.optimizer.betas) == 2, "optimizer.betas", recipe.optimizer.betas, "two numbers")
 
 

@@ -30,13 +30,21 @@ def run_summary(run: Path) -> RenderableType:
     if not validated:
         return Text(f"{run}: no validation yet")
     last = validated[-1]
-    table = Table(title=f"validation after step {last['step']}, {last['tokens']:,} tokens", box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(
+        title=f"validation after step {last['step']}, {last['tokens']:,} tokens",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )
     table.add_column("reading")
     for heading in ("nats/token", "± s.e.", "bits/byte"):
         table.add_column(heading, justify="right")
     for metric, (name, bits) in READINGS.items():
         table.add_row(name, f"{last[metric]:.3f}", f"{last[metric + '_se']:.3f}", f"{last[bits]:.3f}")
-    samples = [part for mode, text in _last_samples(run).items() for part in (Text(f"{mode} sample", "bold"), Padding(Text(text), (0, 2, 1, 2)))]
+    samples = [
+        part
+        for mode, text in _last_samples(run).items()
+        for part in (Text(f"{mode} sample", "bold"), Padding(Text(text), (0, 2, 1, 2)))
+    ]
     return Group(table, *samples, Text(f"run directory: {run}", "bold"))
 
 
@@ -62,7 +70,7 @@ def plan_summary(name: str, cost: Cost, gpus: int, flops_per_second: float) -> R
         "AR ratio alpha": f"{cost.mean_alpha:.6g}",
         "AR / MD exposures per token": f"{cost.ar_exposures:.4g} / {cost.md_exposures:.4g}",
         "training FLOPs": f"{cost.flops:.3e} (6N + 12·layers·hidden·L per token)",
-        f"hours on {gpus} × {flops_per_second:.3g} FLOP/s": f"{hours:,.3g}",
+        f"hours on {gpus} x {flops_per_second:.3g} FLOP/s": f"{hours:,.3g}",
         "GiB per GPU, ZeRO 0 / 1 / 2 / 3": " / ".join(f"{gib:.2f}" for gib in cost.memory),
     }
     table = Table(title=name, show_header=False, box=box.SIMPLE, title_justify="left")

@@ -47,7 +47,24 @@ LAUNCHERS = {
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text file of paragraphs made of a few words, so that there is something to learn."""
-    words = "the old sea cat saw a small red boat and sang to it all night long".split()
+    words = [
+        "the",
+        "old",
+        "sea",
+        "cat",
+        "saw",
+        "a",
+        "small",
+        "red",
+        "boat",
+        "and",
+        "sang",
+        "to",
+        "it",
+        "all",
+        "night",
+        "long",
+    ]
     draw = random.Random(0)
     paragraphs = [" ".join(draw.choices(words, k=draw.randint(10, 40))) for _ in range(200)]
     path = tmp_path_factory.mktemp("corpus") / "sea.txt"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -88,8 +89,8 @@ class Order:
     seed: int
     windows: int
     micro_batch: int
-    is_ar: Callable[[np.ndarray], np.ndarray]  # of micro-batch numbers
-    ar_before: Callable[[np.ndarray], np.ndarray]
+    is_ar: Callable[[Any], Any]  # of micro-batch numbers
+    ar_before: Callable[[Any], Any]
     _epochs: dict[int, np.ndarray] = field(default_factory=dict)
 
     def windows_at(self, slots: np.ndarray) -> np.ndarray:

@@ -68,7 +68,10 @@ def validate(data: ValidationSet, recipe: Recipe, score: Score, rank: int = 0, w
     results: dict[str, float] = {}
     for name, reading in readings(recipe.objective.shifted).items():
         draws = NELBO_DRAWS if name == "md_nelbo" else 1
-        losses = np.mean([_losses(data, recipe, score, reading, draw / draws, 1 / draws, rank, world) for draw in range(draws)], axis=0)
+        losses = np.mean(
+            [_losses(data, recipe, score, reading, draw / draws, 1 / draws, rank, world) for draw in range(draws)],
+            axis=0,
+        )
         mean, error = weighted_mean(losses, _tokens(data.windows, name))
         per_byte = data.tokens_per_byte / math.log(2)
         base = f"valid/{name.removesuffix('_nll').removesuffix('_nelbo')}"
@@ -107,7 +110,9 @@ def _losses(
     for first in range(0, len(batches), world):  # every rank runs every round: a sharded model needs all of them
         mine = batches[min(first + rank, len(batches) - 1)]
         rows = range(mine, min(mine + size, n))
-        examples = [reading(data.windows[row], strata[row], stream(0, "validation", row, int(low * 1e6))) for row in rows]
+        examples = [
+            reading(data.windows[row], strata[row], stream(0, "validation", row, int(low * 1e6))) for row in rows
+        ]
         values = score(collate(examples, recipe.data.keep_in_document)).double().cpu()
         if first + rank < len(batches):
             losses[mine : mine + len(values)] = values

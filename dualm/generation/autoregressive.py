@@ -12,7 +12,9 @@ from dualm.model.transformer import Transformer
 
 
 @torch.no_grad()
-def decode(model: Transformer, prompt: np.ndarray, length: int, rng: np.random.Generator, temperature: float = 1.0) -> np.ndarray:
+def decode(
+    model: Transformer, prompt: np.ndarray, length: int, rng: np.random.Generator, temperature: float = 1.0
+) -> np.ndarray:
     """Extend `prompt` `[k]` to `length` tokens: `[length]`.
 
     The whole buffer is run at every step and the tokens not yet written are invisible to those that are, so

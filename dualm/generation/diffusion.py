@@ -31,6 +31,8 @@ def ancestral(
     for left in range(steps, 0, -1):  # t = left / steps, s = (left - 1) / steps
         masked = np.flatnonzero(tokens == MASK)
         committed = masked[rng.random(len(masked)) < 1 / left]
+        if len(committed) == 0:
+            continue
         rows = torch.from_numpy(committed - 1 if shifted else committed).to(device)
         inputs = torch.from_numpy(tokens)[None].to(device)
         logits = model.logits(inputs, AttentionMask("bidirectional"), rows, excluded=MASK)

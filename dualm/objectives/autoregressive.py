@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from dualm.data.tokenizer import BOS, PAD
+from dualm.model.attention import Kind
 from dualm.objectives.example import Example
 
 
@@ -27,7 +28,7 @@ def with_prefix(window: np.ndarray, k: int) -> Example:
     return _next_token(window, first=k - 1, attention="prefix", prefix=k)
 
 
-def _next_token(window: np.ndarray, first: int, attention: str, prefix: int) -> Example:
+def _next_token(window: np.ndarray, first: int, attention: Kind, prefix: int) -> Example:
     inputs, targets = window[:-1], window[1:]
     # Every document begins with <s>, so a target that is no <s> lies in its input's document.
     supervised = (targets != BOS) & (targets != PAD) & (np.arange(len(targets)) >= first)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dualm.data.tokenizer import BOS
-from dualm.model.attention import AttentionMask
+from dualm.model.attention import AttentionMask, Kind
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Example:
     inputs: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
-    attention: str  # kind of attention mask: causal | bidirectional | prefix
+    attention: Kind  # kind of attention mask: causal | bidirectional | prefix
     prefix: int = 0  # positions that see each other both ways (kind prefix)
     excluded: int | None = None  # token that can't be predicted: its logit is -inf
 

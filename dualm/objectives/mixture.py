@@ -7,9 +7,11 @@ of AR ones is alpha * n rounded to the nearest integer: never off by 1, at any a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+
+Counts: TypeAlias = np.ndarray | np.int64
 
 ONE = 1 << 32  # 1.0 in fixed point; sums stay in int64 for 2^31 micro-batches
 HALF = ONE >> 1
@@ -43,13 +45,13 @@ class Mixture:
         before = np.concatenate([[0], np.cumsum(fixed * per_step)[:-1]])
         return cls(fixed, before, per_step, round(prefix_fraction * ONE))
 
-    def ar_before(self, micro: np.ndarray) -> np.ndarray:
+    def ar_before(self, micro: Counts) -> Counts:
         """How many of the first `micro` micro-batches of the run are AR, elementwise."""
         step = np.minimum(micro // self.per_step, len(self.alpha) - 1)
         exact = self.before_step[step] + (micro - step * self.per_step) * self.alpha[step]
         return (exact + HALF) >> 32
 
-    def is_ar(self, micro: np.ndarray) -> np.ndarray:
+    def is_ar(self, micro: Counts) -> Counts:
         return self.ar_before(micro + 1) > self.ar_before(micro)
 
     def name(self, micro: int) -> str:

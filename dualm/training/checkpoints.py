@@ -13,13 +13,15 @@ whole unless something altered it afterwards; the checksums tell.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,17 @@ from dualm.training.engine import whole_weights
 from dualm.training.schedules import cooldown_start
 
 MANIFEST = "manifest.json"
+FULL_DISK = 2**20  # bytes free after a failed write below which the disk is called full
 
 
 def is_special(step: int, recipe: Recipe, steps: int) -> bool:
     """Whether the checkpoint after `step` updates is kept for good: the last, exponential, before cooldown."""
     config = recipe.checkpoint
-    cooldown = config.before_cooldown and recipe.schedule.name == "trapezoid" and step == cooldown_start(recipe.schedule, steps)
+    cooldown = (
+        config.before_cooldown
+        and recipe.schedule.name == "trapezoid"
+        and step == cooldown_start(recipe.schedule, steps)
+    )
     return step == steps or cooldown or (config.exponential and step & (step - 1) == 0)
 
 
@@ -52,10 +59,8 @@ def save(run: Path, step: int, engine: Any, world: World, recipe: Recipe, tokeni
     final = run / "checkpoints" / f"step-{step:06d}"
     partial = final.with_name(f".{final.name}")
     on_first_rank(world, lambda: shutil.rmtree(partial, ignore_errors=True))
-    engine.save_checkpoint(str(partial / "deepspeed"), tag="state", save_latest=False)
-    state = whole_weights(engine, world)
 
-    def finish() -> None:
+    def finish(state: dict[str, torch.Tensor]) -> None:
         weights.save(partial, state, recipe.model)
         tokenizer.save(partial / "tokenizer.json")
         manifest = {
@@ -73,9 +78,25 @@ def save(run: Path, step: int, engine: Any, world: World, recipe: Recipe, tokeni
         _flush(final.parent)
         drop_old(run, recipe.checkpoint)
 
-    # The barrier lets every rank's part of the engine state reach the disk before it is summed.
-    torch.distributed.barrier()
-    on_first_rank(world, finish)
+    with _removed_on_error(partial):
+        engine.save_checkpoint(str(partial / "deepspeed"), tag="state", save_latest=False)
+        state = whole_weights(engine, world)
+        # The barrier lets every rank's part of the engine state reach the disk before it is summed.
+        torch.distributed.barrier()
+        on_first_rank(world, lambda: finish(state))
+
+
+@contextmanager
+def _removed_on_error(partial: Path) -> Iterator[None]:
+    """Leave nothing half-written; a full disk is the user's to mend, whatever the writing library called it."""
+    try:
+        yield
+    except Exception as error:
+        free = shutil.disk_usage(partial.parent).free
+        shutil.rmtree(partial, ignore_errors=True)
+        if free < FULL_DISK or getattr(error, "errno", None) == errno.ENOSPC:
+            raise UserError(f"{partial.parent}: No space left on device for checkpoint {partial.name[1:]}") from error
+        raise
 
 
 def newest_whole(run: Path, say: Callable[[str], None] | None = None) -> Path | None:

@@ -67,7 +67,11 @@ def cost(recipe: Recipe, gpus: int) -> Cost:
         budget=budget,
         accumulation=accumulation_steps(recipe, gpus),
         mean_alpha=float(alpha.mean()),
-        sequences=_sequences(recipe, Mixture.of(alpha, recipe.train.global_batch // recipe.train.micro_batch, recipe.objective.prefix_fraction), budget),
+        sequences=_sequences(
+            recipe,
+            Mixture.of(alpha, recipe.train.global_batch // recipe.train.micro_batch, recipe.objective.prefix_fraction),
+            budget,
+        ),
         flops=float(tokens) * size.flops_per_token(recipe.model, budget.context),
         memory=[memory(recipe, gpus, stage) / GIB for stage in range(4)],
     )
@@ -87,7 +91,12 @@ def memory(recipe: Recipe, gpus: int, stage: int) -> float:
     weights, gradients = 4 * total / parts[0], 4 * total / parts[1]
     optimizer = (state + (4 * total if stage else 0)) / parts[2]
     dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
-    return weights + gradients + optimizer + size.activation_bytes(recipe.model, recipe.train.micro_batch, recipe.model.context, dtype)
+    return (
+        weights
+        + gradients
+        + optimizer
+        + size.activation_bytes(recipe.model, recipe.train.micro_batch, recipe.model.context, dtype)
+    )
 
 
 def _sequences(recipe: Recipe, mixture: Mixture, budget: Budget) -> dict[str, int]:

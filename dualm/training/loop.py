@@ -66,7 +66,9 @@ def on_first_local_rank_first(here: World, folder: Path) -> Shards:
 
 def check_vocabulary(recipe: Recipe, shards: Shards) -> None:
     if shards.tokenizer.vocab > recipe.model.vocab:
-        raise UserError(f"model.vocab: got {recipe.model.vocab}, expected at least the tokenizer's {shards.tokenizer.vocab}")
+        raise UserError(
+            f"model.vocab: got {recipe.model.vocab}, expected at least the tokenizer's {shards.tokenizer.vocab}"
+        )
 
 
 def enter(recipe: Recipe, resume: bool) -> tuple[Path, Path | None]:
@@ -119,7 +121,9 @@ class Run:
             if skipped:
                 self.reporter.write({"step": step, "event": "skipped", "reason": "non-finite gradient"})
             if skipped >= train.max_skipped:
-                raise UserError(f"step {step}: the gradient was not finite {skipped} steps in a row; lower optimizer.lr ({self.recipe.optimizer.lr})?")
+                raise UserError(
+                    f"step {step}: the gradient was not finite {skipped} steps in a row; lower optimizer.lr ({self.recipe.optimizer.lr})?"
+                )
             due = checkpoints.is_due(step, self.recipe, steps)
             logging = step % train.log_every == 0
             stopping = (logging or self.world.size == 1) and any_rank(self.world, stop.asked)
@@ -149,11 +153,23 @@ class Run:
         data = ValidationSet.of(self.recipe, self.shards.valid.read, len(self.shards.valid), predicted / split["bytes"])
         self.engine.eval()
         with torch.no_grad():
-            row = validate(data, self.recipe, lambda batch: self.loss(batch.to(self.world.device)).nll, self.world.rank, self.world.size)
+            row = validate(
+                data,
+                self.recipe,
+                lambda batch: self.loss(batch.to(self.world.device)).nll,
+                self.world.rank,
+                self.world.size,
+            )
         available = self.batches.budget.unique_tokens
         mean, error = unigram_nll(data, self.shards.train.read, available, self.recipe.model.vocab)
-        row |= {"valid/unigram_nll": mean, "valid/unigram_nll_se": error, "valid/unigram_bpb": mean * data.tokens_per_byte / math.log(2)}
-        self.reporter.write({"step": step, "tokens": step * self.batches.budget.batch * self.batches.budget.context, **row})
+        row |= {
+            "valid/unigram_nll": mean,
+            "valid/unigram_nll_se": error,
+            "valid/unigram_bpb": mean * data.tokens_per_byte / math.log(2),
+        }
+        self.reporter.write(
+            {"step": step, "tokens": step * self.batches.budget.batch * self.batches.budget.context, **row}
+        )
         self.sample(step)
         self.engine.train()
 
@@ -163,11 +179,17 @@ class Run:
             return
         prompt, masked = np.array([BOS]), np.array([BOS] + [MASK] * (length - 1))
         shifted = self.recipe.objective.shifted
-        autocast = torch.autocast(self.world.device.type, torch.bfloat16) if self.recipe.train.precision == "bf16" else nullcontext()
+        autocast = (
+            torch.autocast(self.world.device.type, torch.bfloat16)
+            if self.recipe.train.precision == "bf16"
+            else nullcontext()
+        )
         with autocast:
             texts = {
                 "ar": autoregressive.decode(self.model, prompt, length, stream(self.recipe.run.seed, "sample", step)),
-                "md": diffusion.ancestral(self.model, masked, length, stream(self.recipe.run.seed, "sample", step), shifted=shifted),
+                "md": diffusion.ancestral(
+                    self.model, masked, length, stream(self.recipe.run.seed, "sample", step), shifted=shifted
+                ),
             }
         for mode, tokens in texts.items():
             ends = np.flatnonzero(tokens == EOS)

@@ -90,7 +90,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         if self._active:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         if self._active:
