@@ -51,7 +51,7 @@ class Mixture:
         exact = self.before_step[step] + (micro - step * self.per_step) * self.alpha[step]
         return (exact + HALF) >> 32
 
-    def is_ar(self, micro: Counts) -> Counts:
+    def is_ar(self, micro: Counts) -> np.ndarray | np.bool_:
         return self.ar_before(micro + 1) > self.ar_before(micro)
 
     def name(self, micro: int) -> str:
