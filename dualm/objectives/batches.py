@@ -48,37 +48,37 @@ class TrainingBatches:
         objectives = {name: build(config) for name, build in OBJECTIVES.items()}
         return cls(recipe, budget, mixture, order, objectives, time_sampler(config), read)
 
-    def names(self, step: int) -> list[str]:
-        """The objective of every micro-batch of a step."""
-        first = step * self.mixture.per_step
-        return [self.mixture.name(first + place) for place in range(self.mixture.per_step)]
+    def plan(self, step: int) -> tuple[list[str], np.ndarray]:
+        """The objective of every micro-batch of a step, and u of every sequence `[micro_batches, micro_batch]`.
 
-    def quantiles(self, step: int) -> np.ndarray:
-        """u of every sequence of a step, `[micro_batches, micro_batch]`, drawn per objective."""
-        names, size = self.names(step), self.recipe.train.micro_batch
+        u is drawn for all sequences of the global batch that share an objective at once.
+        """
+        first, size = step * self.mixture.per_step, self.recipe.train.micro_batch
+        names = [self.mixture.name(first + place) for place in range(self.mixture.per_step)]
         u = np.empty((len(names), size))
-        for number, name in enumerate(sorted(OBJECTIVES)):
+        for number, name in enumerate(OBJECTIVES):
             places = [place for place, other in enumerate(names) if other == name]
             drawn = self.time.draw(stream(self.recipe.run.seed, "time", step, number), len(places) * size)
             u[places] = drawn.reshape(len(places), size)
-        return u
+        return names, u
 
-    def micro_batch(self, step: int, place: int) -> tuple[str, Batch]:
-        """Micro-batch `place` of `step`: the name of its objective and its tensors."""
-        seed, size, length = self.recipe.run.seed, self.recipe.train.micro_batch, self.budget.context
-        name, u = self.names(step)[place], self.quantiles(step)[place]
-        sequences = np.arange(place * size, (place + 1) * size)
-        windows = self.order.windows_at(step * self.budget.batch + sequences)
-        examples = [
-            self.objectives[name](
-                self.read(window * length, (window + 1) * length + 1), u[row], stream(seed, "noise", step, sequence)
-            )
-            for row, (window, sequence) in enumerate(zip(windows.tolist(), sequences.tolist(), strict=True))
-        ]
-        return name, collate(examples, self.recipe.data.keep_in_document)
+    def step(self, step: int, rank: int = 0, world: int = 1) -> Iterator[tuple[str, Batch]]:
+        """The micro-batches of `step` that are `rank`'s: the name of their objective and their tensors."""
+        names, u = self.plan(step)
+        for place in range(rank, self.mixture.per_step, world):
+            yield names[place], self._micro_batch(step, place, self.objectives[names[place]], u[place])
 
     def for_rank(self, rank: int, world: int, first_step: int) -> Iterator[tuple[str, Batch]]:
         """The micro-batches of one rank, in order, from `first_step` to the end of training."""
         for step in range(first_step, self.budget.steps):
-            for place in range(rank, self.mixture.per_step, world):
-                yield self.micro_batch(step, place)
+            yield from self.step(step, rank, world)
+
+    def _micro_batch(self, step: int, place: int, objective: Objective, u: np.ndarray) -> Batch:
+        seed, length = self.recipe.run.seed, self.budget.context
+        sequences = place * len(u) + np.arange(len(u))
+        windows = self.order.windows_at(step * self.budget.batch + sequences)
+        examples = [
+            objective(self.read(window * length, (window + 1) * length + 1), u[row], stream(seed, "noise", step, sequence))
+            for row, (window, sequence) in enumerate(zip(windows.tolist(), sequences.tolist(), strict=True))
+        ]
+        return collate(examples, self.recipe.data.keep_in_document)

@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,8 @@ class Run:
         self.model = Transformer(self.recipe.model)
         if self.recipe.train.compile:
             self.model.compile_blocks()
+        elif self.world.device.type == "cpu":
+            torch.compiler.set_stance("force_eager")  # DeepSpeed would compile Muon, which costs a CPU run minutes
         self.engine = build_engine(self.recipe, self.model, self.world)
         start = checkpoints.load(checkpoint, self.engine, self.world, self.recipe) if checkpoint else 0
         steps = self.batches.budget.steps
@@ -129,11 +131,12 @@ class Run:
             stopping = (logging or self.world.size == 1) and any_rank(self.world, stop.asked)
             if logging or due or stopping:
                 meter.report(step)
-            every = self.recipe.validate.every
-            if step == steps or (every and step % every == 0):
-                self.validate(step)
-            if due or stopping:
-                self.save(step)
+            with meter.paused():
+                every = self.recipe.validate.every
+                if step == steps or (every and step % every == 0):
+                    self.validate(step)
+                if due or stopping:
+                    self.save(step)
             if stopping:
                 self.reporter.say(f"stopped by a signal after step {step}; the same command resumes")
                 break
@@ -208,6 +211,13 @@ class Meter:
 
     def _restart(self) -> None:
         self.since, self.waited, self.steps = time.perf_counter(), 0.0, 0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that is not training's: validation and checkpoints."""
+        before = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - before
 
     def step(self, step: int) -> None:
         """One optimizer step; `step` counts from 1."""

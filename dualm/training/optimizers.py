@@ -121,7 +121,11 @@ def muon_groups(named: NamedParameters, config: OptimizerConfig) -> list[dict[st
 
 def muon(named: NamedParameters, config: OptimizerConfig, zero_stage: int) -> torch.optim.Optimizer:
     """Muon for the hidden matrices, AdamW for the rest (Jordan et al. 2024)."""
+    from deepspeed.runtime.zero.muon import original_muon
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+
+    if not torch.cuda.is_available():  # CPUs say they support bfloat16, but most emulate it
+        original_muon.ns_compute_dtype = lambda ns_method="standard": torch.float32
 
     class MuonClippingAdam(MuonWithAuxAdam):
         """Clips the AdamW half only, each of its groups to `clip`.

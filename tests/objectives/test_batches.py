@@ -58,9 +58,9 @@ def test_a_later_start_gives_the_later_batches() -> None:
 
 
 def test_seeds_and_steps_differ() -> None:
-    assert not same(batches(0).micro_batch(0, 0)[1], batches(1).micro_batch(0, 0)[1])
+    assert not same(next(batches(0).step(0))[1], next(batches(1).step(0))[1])
     one_window = batches(alpha=0, repetitions=180)
-    masks = {tuple((one_window.micro_batch(step, 0)[1].inputs == MASK)[0].tolist()) for step in range(15)}
+    masks = {tuple((next(one_window.step(step))[1].inputs == MASK)[0].tolist()) for step in range(15)}
     assert len(masks) > 10  # the same window is masked anew in every step
 
 
@@ -76,7 +76,7 @@ def test_every_window_is_seen_as_often_as_asked() -> None:
 def test_stratified_time_spans_the_global_batch() -> None:
     plan = batches(alpha=0.0)
     for step in range(5):
-        u = plan.quantiles(step)
+        _, u = plan.plan(step)
         assert sorted(np.floor(u.ravel() * 12).astype(int)) == list(range(12))
 
 
