@@ -63,7 +63,7 @@ def sections() -> dict[str, Section]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "gpu-results")), help="results' folder")
+    parser.add_argument("--out", type=Path, default=Path("gpu-results"), help="results' folder")
     parser.add_argument("--quick", action="store_true", help="fewer cases")
     parser.add_argument("--minutes", type=float, help="of the whole run (8.5; with --quick 3)")
     parser.add_argument("--peak", type=float, help="the datasheet's dense bf16 TFLOP/s (989 for H100 and H200 SXM)")

@@ -105,7 +105,7 @@ def _reusable(folder: Path, source: dict[str, Any]) -> bool:
     made_from = shards.read_manifest(folder)["source"]
     if made_from["fingerprint"] != source["fingerprint"]:
         raise UserError(f"data.dir: {folder} was prepared with {_difference(made_from['keys'], source['keys'])}")
-    if made_from["files"] != source["files"]:
+    if source["files"] and made_from["files"] != source["files"]:  # none at all: shards brought from elsewhere
         _say(f"{folder}: its source files have changed")
         return False
     try:

@@ -1,7 +1,7 @@
 """Cross-entropy of a linear head without ever holding all its logits.
 
-The logits of a chunk of rows exist only while that chunk is worked on, in the forward pass and, recomputed, in the
-backward pass. Memory is CHUNK_ELEMENTS per temporary instead of rows times vocabulary.
+What does not fit in one chunk is worked on chunk by chunk: its logits exist only meanwhile, in the forward pass and,
+recomputed, in the backward pass. Memory is CHUNK_ELEMENTS per temporary instead of rows times vocabulary.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ def linear_cross_entropy(
         (cross-entropy in nats, log of the softmax's denominator), both float32 `[rows]`.
     """
     rows = max(1, (chunk_elements or CHUNK_ELEMENTS) // weight.shape[0])
+    if len(hidden) <= rows:  # one chunk may as well keep its logits: nothing is computed twice
+        return _chunk(hidden, weight, targets, excluded)
     chunks = [
         checkpoint(_chunk, part, weight, target, excluded, use_reentrant=False, preserve_rng_state=False)
         for part, target in zip(hidden.split(rows), targets.split(rows), strict=True)

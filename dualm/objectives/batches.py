@@ -78,7 +78,9 @@ class TrainingBatches:
         sequences = place * len(u) + np.arange(len(u))
         windows = self.order.windows_at(step * self.budget.batch + sequences)
         examples = [
-            objective(self.read(window * length, (window + 1) * length + 1), u[row], stream(seed, "noise", step, sequence))
+            objective(
+                self.read(window * length, (window + 1) * length + 1), u[row], stream(seed, "noise", step, sequence)
+            )
             for row, (window, sequence) in enumerate(zip(windows.tolist(), sequences.tolist(), strict=True))
         ]
         return collate(examples, self.recipe.data.keep_in_document)

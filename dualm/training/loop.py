@@ -49,26 +49,22 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
     with world() as here:
         accumulation_steps(recipe, here.size)
         folder = on_first_rank(here, lambda: prepare(recipe.data, recipe.model.vocab))
-        shards = on_first_local_rank_first(here, folder)
+        shards = open_shards(here, folder)
         batches = TrainingBatches.of(recipe, shards.train.read)
         batches.budget.check_fits(len(shards.train))
-        check_vocabulary(recipe, shards)
         run, checkpoint = on_first_rank(here, lambda: enter(recipe, resume))
         Run(recipe, here, run, shards, batches).go(checkpoint)
     return run
 
 
-def on_first_local_rank_first(here: World, folder: Path) -> Shards:
-    """Open the shards everywhere; rank 0 checks them against their checksums first."""
-    on_first_rank(here, lambda: Shards.open(folder, verify=True) and None)
+def open_shards(here: World, folder: Path) -> Shards:
+    """Open the shards everywhere, after rank 0 has checked them against their checksums."""
+
+    def verify() -> None:
+        Shards.open(folder, verify=True)
+
+    on_first_rank(here, verify)
     return Shards.open(folder, verify=False)
-
-
-def check_vocabulary(recipe: Recipe, shards: Shards) -> None:
-    if shards.tokenizer.vocab > recipe.model.vocab:
-        raise UserError(
-            f"model.vocab: got {recipe.model.vocab}, expected at least the tokenizer's {shards.tokenizer.vocab}"
-        )
 
 
 def enter(recipe: Recipe, resume: bool) -> tuple[Path, Path | None]:
@@ -128,7 +124,8 @@ class Run:
                 )
             due = checkpoints.is_due(step, self.recipe, steps)
             logging = step % train.log_every == 0
-            stopping = (logging or self.world.size == 1) and any_rank(self.world, stop.asked)
+            # Ranks agree where they synchronise anyway; a process of its own need not wait for that.
+            stopping = stop.asked if self.world.size == 1 else logging and any_rank(self.world, stop.asked)
             if logging or due or stopping:
                 meter.report(step)
             with meter.paused():

@@ -82,6 +82,15 @@ def test_used_again_until_a_file_changes(recipe, tmp_path, capsys):
     assert names(tmp_path) == [".shards.lock", "corpus.txt", "shards", "valid.txt"]
 
 
+def test_shards_are_used_where_their_sources_are_not(recipe, tmp_path):
+    made = (prepare(recipe(), 272) / "manifest.json").stat()
+    (tmp_path / "corpus.txt").unlink()
+    (tmp_path / "valid.txt").unlink()
+    assert (prepare(recipe(), 272) / "manifest.json").stat() == made
+    with pytest.raises(UserError, match=r"data\.documents='line' \(got 'file'\)"):
+        prepare(recipe(documents="file"), 272)
+
+
 def test_a_folder_with_a_file_missing_is_prepared_anew(recipe, capsys):
     folder = prepare(recipe(), vocab=300)
     (folder / "valid-00000.npy").unlink()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
+import pytest
 import torch
 
 from dualm.config import DataConfig, ModelConfig, ObjectiveConfig, Recipe, RunConfig, TrainConfig
@@ -92,9 +93,5 @@ def test_prefetching_changes_nothing_and_hands_errors_on() -> None:
 
     loader = Prefetcher(broken(), 2)
     assert next(loader) == 1
-    try:
+    with pytest.raises(OSError, match="disk gone"):
         next(loader)
-    except OSError as error:
-        assert str(error) == "disk gone"
-    else:
-        raise AssertionError("the error was swallowed")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from dualm.config import Recipe, ScheduleConfig, TrainConfig
@@ -28,7 +30,7 @@ def test_cosine() -> None:
     assert lr[10] == pytest.approx(2.0)
     assert lr[55] == pytest.approx(2 * 0.55)
     assert lr[99] == pytest.approx(0.2, abs=1e-3)
-    assert all(a >= b for a, b in zip(lr[10:], lr[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(lr))
 
 
 def test_constant() -> None:

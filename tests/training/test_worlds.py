@@ -41,6 +41,6 @@ def test_losses_do_not_depend_on_the_world(
         f"optimizer.name={optimizer}", f"train.zero_stage={stage}", "checkpoint.every=0", launcher=launcher, world=world
     )
     assert len(expected) == 6
-    # Muon orthogonalises in bfloat16, which turns a different summation order into 1e-3 relative.
-    assert tiny.losses() == pytest.approx(expected, abs=2e-5 if optimizer == "adamw" else 5e-3)
+    # Newton-Schulz amplifies what a different summation order leaves in the tiniest singular values.
+    assert tiny.losses() == pytest.approx(expected, abs=2e-5 if optimizer == "adamw" else 1e-4)
     assert expected[6] < expected[1] - 0.5
