@@ -52,7 +52,7 @@ def model_step(objective: str, model: ModelConfig, batch: int, device: torch.dev
     def step(_: int) -> None:
         optimizer.zero_grad()
         with torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext():
-            losses = network(made.inputs, made.attention, made.rows, made.targets, made.weights, made.excluded)
+            losses = network(*made.arguments)
         losses.nll.mean().backward()
         optimizer.step()
         if device.type == "cuda":

@@ -147,7 +147,7 @@ def train(run: str, seed: int, here: World) -> Numbers:
 
 
 def _step(engine: Any, batch: Any) -> torch.Tensor:
-    losses = engine(batch.inputs, batch.attention, batch.rows, batch.targets, batch.weights, batch.excluded)
+    losses = engine(*batch.arguments)
     loss = losses.nll.mean()
     engine.backward(loss)
     engine.step()

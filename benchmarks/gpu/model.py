@@ -166,7 +166,7 @@ def loss_and_gradients(
 
 def total(network: Transformer, batch: Batch) -> Tensor:
     """The loss that is trained: mean over the sequences, with z-loss."""
-    losses = network(batch.inputs, batch.attention, batch.rows, batch.targets, batch.weights, batch.excluded)
+    losses = network(*batch.arguments)
     return (losses.nll + Z_LOSS * losses.z).mean()
 
 

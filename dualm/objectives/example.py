@@ -48,6 +48,10 @@ class Batch:
     weights: torch.Tensor
     excluded: int | None
 
+    @property
+    def arguments(self) -> tuple[torch.Tensor, AttentionMask, torch.Tensor, torch.Tensor, torch.Tensor, int | None]:
+        return self.inputs, self.attention, self.rows, self.targets, self.weights, self.excluded
+
     def to(self, device: torch.device) -> Batch:
         """Move the tensors; the mask stays on the host, where attention backends read lengths without a sync."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))

@@ -11,33 +11,28 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dualm.config import Recipe
 from dualm.data.loader import Prefetcher
 from dualm.data.prepare import prepare
 from dualm.data.shards import Shards
-from dualm.data.tokenizer import BOS, EOS, MASK
 from dualm.errors import UserError
-from dualm.evaluation.unigram import unigram_nll
-from dualm.evaluation.validation import ValidationSet, validate
-from dualm.generation import autoregressive, diffusion
-from dualm.model.transformer import Losses, Transformer
+from dualm.model.transformer import Transformer
 from dualm.objectives.batches import TrainingBatches
 from dualm.objectives.example import Batch
-from dualm.randomness import stream
 from dualm.training import checkpoints, run_directory
 from dualm.training.distributed import World, any_rank, on_first_rank, world
 from dualm.training.engine import accumulation_steps, build_engine, logged_gradient_norm
 from dualm.training.metrics import Reporter, Tally
 from dualm.training.optimizers import set_learning_rate
 from dualm.training.schedules import learning_rate
+from dualm.training.validator import Validator
 
 
 def train(recipe: Recipe, resume: bool = True) -> Path:
@@ -101,6 +96,7 @@ class Run:
         if checkpoint:
             self.reporter.say(f"resuming from {checkpoint}")
         if start < steps:
+            self.validator = Validator.of(self.recipe, self.world, self.shards, self.batches.budget.unique_tokens)
             self.run_steps(start, steps)
         self.reporter.close()
 
@@ -143,57 +139,11 @@ class Run:
         special = checkpoints.is_special(step, self.recipe, self.batches.budget.steps)
         checkpoints.save(self.dir, step, self.engine, self.world, self.recipe, self.shards.tokenizer, special)
 
-    def loss(self, batch: Batch) -> Losses:
-        return self.engine(batch.inputs, batch.attention, batch.rows, batch.targets, batch.weights, batch.excluded)
-
     def validate(self, step: int) -> None:
-        """Validation losses and text samples of the model as it is; all ranks take part."""
-        split = self.shards.manifest["splits"]["valid"]
-        predicted = split["tokens"] - split["documents"]  # every token but <s>
-        data = ValidationSet.of(self.recipe, self.shards.valid.read, len(self.shards.valid), predicted / split["bytes"])
-        self.engine.eval()
-        with torch.no_grad():
-            row = validate(
-                data,
-                self.recipe,
-                lambda batch: self.loss(batch.to(self.world.device)).nll,
-                self.world.rank,
-                self.world.size,
-            )
-        available = self.batches.budget.unique_tokens
-        mean, error = unigram_nll(data, self.shards.train.read, available, self.recipe.model.vocab)
-        row |= {
-            "valid/unigram_nll": mean,
-            "valid/unigram_nll_se": error,
-            "valid/unigram_bpb": mean * data.tokens_per_byte / math.log(2),
-        }
-        self.reporter.write(
-            {"step": step, "tokens": step * self.batches.budget.batch * self.batches.budget.context, **row}
-        )
-        self.sample(step)
-        self.engine.train()
-
-    def sample(self, step: int) -> None:
-        length = min(self.recipe.validate.sample_tokens, self.recipe.model.context)
-        if length < 2:
-            return
-        prompt, masked = np.array([BOS]), np.array([BOS] + [MASK] * (length - 1))
-        shifted = self.recipe.objective.shifted
-        autocast = (
-            torch.autocast(self.world.device.type, torch.bfloat16)
-            if self.recipe.train.precision == "bf16"
-            else nullcontext()
-        )
-        with autocast:
-            texts = {
-                "ar": autoregressive.decode(self.model, prompt, length, stream(self.recipe.run.seed, "sample", step)),
-                "md": diffusion.ancestral(
-                    self.model, masked, length, stream(self.recipe.run.seed, "sample", step), shifted=shifted
-                ),
-            }
-        for mode, tokens in texts.items():
-            ends = np.flatnonzero(tokens == EOS)
-            self.reporter.sample(step, mode, self.shards.tokenizer.decode(tokens[: ends[0]] if len(ends) else tokens))
+        tokens = step * self.batches.budget.batch * self.batches.budget.context
+        self.reporter.write({"step": step, "tokens": tokens, **self.validator.losses(self.engine)})
+        for mode, text in self.validator.samples(self.model, step).items():
+            self.reporter.sample(step, mode, text)
 
 
 class Meter:
@@ -225,7 +175,7 @@ class Meter:
             before = time.perf_counter()
             name, batch = next(self.loader)
             self.waited += time.perf_counter() - before
-            losses = self.run.loss(batch.to(self.run.world.device))
+            losses = engine(*batch.to(self.run.world.device).arguments)
             weight = 1.0 if name == "md" else recipe.objective.ar_weight
             trained = weight * (losses.nll + recipe.objective.z_loss * losses.z)
             engine.backward(trained.mean())

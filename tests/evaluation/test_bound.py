@@ -56,7 +56,7 @@ def monte_carlo(model: Transformer, mask_count: str, shifted: bool, draws: int) 
     rng = np.random.default_rng(1)
     batch = collate([objective(WINDOW, rng.random(), rng) for _ in range(draws)])
     with torch.no_grad():
-        losses = model(batch.inputs, batch.attention, batch.rows, batch.targets, batch.weights, batch.excluded).nll
+        losses = model(*batch.arguments).nll
     return float(losses.mean()), float(losses.std()) / math.sqrt(draws)
 
 

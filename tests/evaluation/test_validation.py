@@ -40,7 +40,7 @@ def model() -> Transformer:
 def test_readings_do_not_depend_on_the_batch_size(model: Transformer) -> None:
     def score(batch: Batch) -> torch.Tensor:
         with torch.no_grad():
-            return model(batch.inputs, batch.attention, batch.rows, batch.targets, batch.weights, batch.excluded).nll
+            return model(*batch.arguments).nll
 
     stream = stream_of(400)
     results = [validate(dataset(stream, recipe(batch)), recipe(batch), score) for batch in (1, 4, 9)]

@@ -11,18 +11,17 @@ from tests.conftest import Tiny
 
 # Poisons the loss of chosen steps, then trains through the command line.
 POISON = """
-import sys, torch
-from dualm.model import transformer
-from dualm.training import loop
-real, calls = loop.Run.loss, [0]
+import sys
+from dualm.model.transformer import Losses, Transformer
+forward, calls = Transformer.forward, [0]
 first, last = int(sys.argv.pop(1)), int(sys.argv.pop(1))
-def loss(run, batch):
-    losses = real(run, batch)
-    calls[0] += run.engine.training
+def poisoned(model, *arguments):
+    losses = forward(model, *arguments)
+    calls[0] += model.training
     step = (calls[0] - 1) // 4 + 1
-    bad = run.engine.training and first <= step <= last
-    return transformer.Losses(losses.nll * float('nan') if bad else losses.nll, losses.z)
-loop.Run.loss = loss
+    bad = model.training and first <= step <= last
+    return Losses(losses.nll * float('nan') if bad else losses.nll, losses.z)
+Transformer.forward = poisoned
 from dualm.cli import main
 sys.exit(main(sys.argv[1:]))
 """

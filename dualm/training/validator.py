@@ -1,0 +1,74 @@
+"""Reading the model while it trains: validation losses and text samples."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dualm.config import Recipe
+from dualm.data.shards import Shards
+from dualm.data.tokenizer import BOS, EOS, MASK
+from dualm.evaluation.unigram import unigram_nll
+from dualm.evaluation.validation import ValidationSet, validate
+from dualm.generation import autoregressive, diffusion
+from dualm.model.transformer import Transformer
+from dualm.objectives.example import Batch
+from dualm.randomness import stream
+from dualm.training.distributed import World
+
+
+@dataclass(frozen=True)
+class Validator:
+    """Both methods are called by all ranks together, since a sharded model needs all of them."""
+
+    recipe: Recipe
+    world: World
+    shards: Shards
+    data: ValidationSet
+    baseline: dict[str, float]
+
+    @classmethod
+    def of(cls, recipe: Recipe, world: World, shards: Shards, unique_tokens: int) -> Validator:
+        split = shards.manifest["splits"]["valid"]
+        predicted = split["tokens"] - split["documents"]  # every token but <s>
+        data = ValidationSet.of(recipe, shards.valid.read, len(shards.valid), predicted / split["bytes"])
+        mean, error = unigram_nll(data, shards.train.read, unique_tokens, recipe.model.vocab)
+        per_byte = data.tokens_per_byte / math.log(2)
+        baseline = {"unigram_nll": mean, "unigram_nll_se": error, "unigram_bpb": mean * per_byte}
+        return cls(recipe, world, shards, data, {f"valid/{name}": value for name, value in baseline.items()})
+
+    @torch.no_grad()
+    def losses(self, engine: Any) -> dict[str, float]:
+        """The `valid/...` metrics of the engine's model as it is."""
+
+        def score(batch: Batch) -> torch.Tensor:
+            return engine(*batch.to(self.world.device).arguments).nll
+
+        engine.eval()
+        row = validate(self.data, self.recipe, score, self.world.rank, self.world.size)
+        engine.train()
+        return row | self.baseline
+
+    def samples(self, model: Transformer, step: int) -> dict[str, str]:
+        """A text by each mode of generation, drawn from (seed, step)."""
+        length = min(self.recipe.validate.sample_tokens, self.recipe.model.context)
+        if length < 2:
+            return {}
+        masked = np.array([BOS] + [MASK] * (length - 1))
+        seed, shifted = self.recipe.run.seed, self.recipe.objective.shifted
+        half = self.recipe.train.precision == "bf16"
+        with torch.autocast(self.world.device.type, torch.bfloat16) if half else nullcontext():
+            tokens = {
+                "ar": autoregressive.decode(model, masked[:1], length, stream(seed, "sample", step)),
+                "md": diffusion.ancestral(model, masked, length, stream(seed, "sample", step), shifted=shifted),
+            }
+        return {mode: self._text(sample) for mode, sample in tokens.items()}
+
+    def _text(self, tokens: np.ndarray) -> str:
+        ends = np.flatnonzero(tokens == EOS)
+        return self.shards.tokenizer.decode(tokens[: ends[0]] if len(ends) else tokens)
