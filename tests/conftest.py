@@ -13,10 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from dualm.config import ModelConfig
+from dualm.model.transformer import Transformer
 
 for name, value in {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
     if os.environ.get("DUALM_TEST_GPU") != "1":
         os.environ[name] = value
+
+
+def random_model(seed: int, spread: float, **config: int) -> Transformer:
+    """A small model with matrices drawn from N(0, spread): what it predicts depends on all it sees."""
+    torch.manual_seed(seed)
+    model = Transformer(ModelConfig(hidden=16, heads=2, ffn=24, **config))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0, spread)
+    return model
+
 
 TINY = """
 data:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from dualm.config import ModelConfig
 from dualm.data.tokenizer import BOS, EOS, MASK
 from dualm.model.attention import AttentionMask
 from dualm.model.transformer import Transformer
 from dualm.objectives.example import collate
 from dualm.objectives.masked_diffusion import MaskedDiffusion
 from dualm.objectives.time import TIME_SAMPLERS
+from tests.conftest import random_model
 
 WINDOW = np.array([BOS, 17, 19, 18, 17, EOS])
 PLACES = (1, 2, 3, 4)  # the maskable positions of its inputs
@@ -23,14 +23,7 @@ PLACES = (1, 2, 3, 4)  # the maskable positions of its inputs
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    """Random weights, large enough that predictions depend on what is visible."""
-    torch.manual_seed(0)
-    model = Transformer(ModelConfig(layers=2, hidden=16, heads=2, ffn=24, context=5, vocab=21))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(0, 0.6)
-    return model
+    return random_model(0, 0.6, layers=2, context=5, vocab=21)
 
 
 def log_probability(model: Transformer, masked: tuple[int, ...], shifted: bool) -> dict[int, float]:

@@ -8,23 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from dualm.config import ModelConfig
 from dualm.data.tokenizer import BOS, EOS, MASK, PAD
 from dualm.generation.autoregressive import decode
 from dualm.generation.diffusion import ancestral
 from dualm.generation.sampling import NEVER, sample
 from dualm.model.attention import AttentionMask
 from dualm.model.transformer import Transformer
+from tests.conftest import random_model
 
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    torch.manual_seed(1)
-    model = Transformer(ModelConfig(layers=1, hidden=16, heads=2, ffn=24, context=8, vocab=19))
+    model = random_model(1, 0.7, layers=1, context=8, vocab=19)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(0, 0.7)
         model.lm_head.weight[4:16] -= 3 * model.lm_head.weight.std()  # hardly ever the reserved ids
     return model
 
@@ -61,12 +57,7 @@ def test_decoding_is_greedy_at_temperature_zero(model: Transformer) -> None:
 
 def test_ancestral_one_token_a_step_samples_the_any_order_distribution() -> None:
     """With many steps tokens are committed one by one in random order; two masks are enough to enumerate."""
-    torch.manual_seed(3)
-    model = Transformer(ModelConfig(layers=1, hidden=16, heads=2, ffn=24, context=4, vocab=18))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(0, 0.5)
+    model = random_model(3, 0.5, layers=1, context=4, vocab=18)
     given = np.array([BOS, MASK, MASK, 17])
     tokens = [token for token in range(18) if token not in NEVER]
 
