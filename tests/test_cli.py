@@ -55,6 +55,13 @@ def test_plan_refuses_what_train_would(
     assert message in one_line(capsys.readouterr().err)
 
 
+def test_train_refuses_it_before_anything_is_written(tiny: Tiny) -> None:
+    done = tiny.train("optimizer.name=sgd", check=False)
+    assert done.returncode == 2
+    assert "optimizer.name: got 'sgd'" in one_line(done.stderr)
+    assert not (tiny.folder / "run").exists()
+
+
 def empty(folder: Path) -> list[str]:
     (folder / "empty.txt").touch()
     return [f"data.train=[{folder / 'empty.txt'}]"]

@@ -43,7 +43,7 @@ def world() -> Iterator[World]:
     import deepspeed
     from deepspeed.utils import logger
 
-    logger.setLevel("WARNING")
+    logger.setLevel("ERROR")
     if device_type == "cpu":
         # An optional shared-memory collective that would be compiled at every start; training needs none.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

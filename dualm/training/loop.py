@@ -27,6 +27,7 @@ from dualm.model.transformer import Transformer
 from dualm.objectives.batches import TrainingBatches
 from dualm.objectives.example import Batch
 from dualm.training import checkpoints, run_directory
+from dualm.training.cost import cost
 from dualm.training.distributed import World, any_rank, on_first_rank, world
 from dualm.training.engine import accumulation_steps, build_engine, logged_gradient_norm
 from dualm.training.metrics import Reporter, Tally
@@ -42,7 +43,7 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
         UserError: anything about recipe, data or run directory that the user can mend.
     """
     with world() as here:
-        accumulation_steps(recipe, here.size)
+        cost(recipe, here.size)  # refuses what `plan` refuses, before anything is written
         folder = on_first_rank(here, lambda: prepare(recipe.data, recipe.model.vocab))
         shards = open_shards(here, folder)
         batches = TrainingBatches.of(recipe, shards.train.read)
@@ -92,13 +93,14 @@ class Run:
         self.engine = build_engine(self.recipe, self.model, self.world)
         start = checkpoints.load(checkpoint, self.engine, self.world, self.recipe) if checkpoint else 0
         steps = self.batches.budget.steps
-        self.reporter = Reporter(self.dir, self.world, steps, start)
-        if checkpoint:
-            self.reporter.say(f"resuming from {checkpoint}")
         if start < steps:
+            self.reporter = Reporter(self.dir, self.world, steps, start)
+            self.reporter.say(f"resuming from {checkpoint}" if checkpoint else f"training {steps} steps in {self.dir}")
             self.validator = Validator.of(self.recipe, self.world, self.shards, self.batches.budget.unique_tokens)
-            self.run_steps(start, steps)
-        self.reporter.close()
+            try:
+                self.run_steps(start, steps)
+            finally:
+                self.reporter.close()
 
     def run_steps(self, start: int, steps: int) -> None:
         train = self.recipe.train
@@ -106,11 +108,11 @@ class Run:
         if self.world.device.type == "cuda":
             source = ((name, batch.pin_memory()) for name, batch in source)
         loader = Prefetcher(source, train.prefetch)
-        meter = Meter(self, loader)
+        stepper = Stepper(self, loader)
         stop = StopSignal()
         skipped = 0
         for step in range(start + 1, steps + 1):
-            meter.step(step)
+            stepper.step(step)
             skipped = 0 if self.engine.was_step_applied() else skipped + 1
             if skipped:
                 self.reporter.write({"step": step, "event": "skipped", "reason": "non-finite gradient"})
@@ -123,8 +125,8 @@ class Run:
             # Ranks agree where they synchronise anyway; a process of its own need not wait for that.
             stopping = stop.asked if self.world.size == 1 else logging and any_rank(self.world, stop.asked)
             if logging or due or stopping:
-                meter.report(step)
-            with meter.paused():
+                stepper.report(step)
+            with stepper.paused():
                 every = self.recipe.validate.every
                 if step == steps or (every and step % every == 0):
                     self.validate(step)
@@ -146,8 +148,8 @@ class Run:
             self.reporter.sample(step, mode, text)
 
 
-class Meter:
-    """Runs the steps and measures them: losses, speed, and the share of time spent waiting for data."""
+class Stepper:
+    """Takes the optimizer steps and measures them: losses, speed, and the share of time spent waiting for data."""
 
     def __init__(self, run: Run, loader: Iterator[tuple[str, Batch]]):
         self.run, self.loader = run, loader
