@@ -8,6 +8,7 @@ Everything a step computes is a function of (recipe, step); the engine's state i
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -48,8 +49,10 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
         shards = open_shards(here, folder)
         batches = TrainingBatches.of(recipe, shards.train.read)
         batches.budget.check_fits(len(shards.train))
-        run, checkpoint = on_first_rank(here, lambda: enter(recipe, resume))
+        run, lock, checkpoint = on_first_rank(here, lambda: enter(recipe, resume))
         Run(recipe, here, run, shards, batches).go(checkpoint)
+        if here.is_first:
+            os.close(lock)
     return run
 
 
@@ -63,16 +66,17 @@ def open_shards(here: World, folder: Path) -> Shards:
     return Shards.open(folder, verify=False)
 
 
-def enter(recipe: Recipe, resume: bool) -> tuple[Path, Path | None]:
-    """Claim the run directory; the checkpoint to start from, if any."""
+def enter(recipe: Recipe, resume: bool) -> tuple[Path, int, Path | None]:
+    """Claim the run directory: its path, the lock on it, and the checkpoint to start from, if any."""
     run = run_directory.claim(recipe)
+    lock = run_directory.lock(run)
     newest = checkpoints.newest_whole(run)
     if newest and not resume:
         raise UserError(f"run.dir: {run} has checkpoints, expected a new directory with --no-resume")
     if newest is None:  # what a run left that ended before its first checkpoint
         for name in ("metrics.jsonl", "samples.jsonl"):
             (run / name).unlink(missing_ok=True)
-    return run, newest
+    return run, lock, newest
 
 
 @dataclass

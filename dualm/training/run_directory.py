@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -39,6 +40,21 @@ def claim(recipe: Recipe) -> Path:
     except OSError as error:
         raise UserError(f"run.dir: cannot write to {run}: {error.strerror}") from None
     return run
+
+
+def lock(run: Path) -> int:
+    """Be the only one to train in `run`: the descriptor that holds the lock, until it or its process ends.
+
+    Raises:
+        UserError: another process trains there (a worker that outlived its launcher, say).
+    """
+    descriptor = os.open(run / ".lock", os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(f"run.dir: another process is training in {run}, expected none") from None
+    return descriptor
 
 
 def _check_same(old: Recipe, new: Recipe, run: Path) -> None:

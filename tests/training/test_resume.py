@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import Tiny
@@ -18,17 +18,17 @@ STEPS = "train.steps=12"
 
 def kill_after_step(tiny: Tiny, command: list[str], step: int, how: signal.Signals) -> str:
     """Start a run, send it a signal once it has logged `step`, return its stderr."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tiny.folder, start_new_session=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tiny.folder)
     metrics = tiny.folder / "run/metrics.jsonl"
     deadline = time.monotonic() + 120
     while f'"step": {step},' not in (metrics.read_text() if metrics.exists() else ""):
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    if how == signal.SIGKILL:
-        os.killpg(process.pid, how)  # all ranks at once, as when a node dies
-    else:
-        process.send_signal(how)
+    workers = psutil.Process(process.pid).children(recursive=True) if how == signal.SIGKILL else []
+    for victim in (process, *workers):  # the launcher and all ranks, as when a node dies
+        victim.send_signal(how)
+    psutil.wait_procs(workers, timeout=30)
     return process.communicate(timeout=120)[1]
 
 
@@ -53,6 +53,21 @@ def test_killed_twice_ends_the_same(tiny: Tiny, optimizer: str, stage: int, laun
     assert len(tiny.losses()) == 12
     final = [row for row in tiny.rows() if "valid/md_nelbo" in row][-1]
     assert final == [row for row in tiny.rows("whole") if "valid/md_nelbo" in row][-1]
+
+
+def test_two_processes_do_not_train_in_one_directory(tiny: Tiny) -> None:
+    keys = ("train.steps=5000", "data.repetitions=100", "checkpoint.every=0")
+    first = subprocess.Popen(tiny.command(*keys), stderr=subprocess.DEVNULL, cwd=tiny.folder)
+    while not (tiny.folder / "run/metrics.jsonl").exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    second = tiny.train(*keys, check=False)
+    assert first.poll() is None
+    assert second.returncode == 2
+    assert "another process is training in" in second.stderr
+    first.terminate()
+    assert first.wait(timeout=60) == 0
+    assert tiny.losses().keys() == set(range(1, max(tiny.losses()) + 1))
 
 
 def test_sigterm_writes_a_checkpoint(tiny: Tiny) -> None:
