@@ -30,7 +30,7 @@ def test_cosine() -> None:
     assert lr[10] == pytest.approx(2.0)
     assert lr[55] == pytest.approx(2 * 0.55)
     assert lr[99] == pytest.approx(0.2, abs=1e-3)
-    assert all(a >= b for a, b in itertools.pairwise(lr))
+    assert all(a >= b for a, b in itertools.pairwise(lr[10:]))
 
 
 def test_constant() -> None:
