@@ -13,37 +13,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from dualm.config import Recipe
+from dualm.data.tokenizer import BOS, PAD
 from dualm.objectives.autoregressive import autoregressive, with_prefix
 from dualm.objectives.batches import ReadTokens
-from dualm.objectives.example import Batch, Example, collate
+from dualm.objectives.example import Batch, Example, Objective, collate
 from dualm.objectives.masked_diffusion import MaskedDiffusion, maskable
 from dualm.objectives.time import TIME_SAMPLERS
 from dualm.randomness import stream
 
 Score = Callable[[Batch], torch.Tensor]  # a batch -> loss of each of its windows [batch], nats per token
-Reading = Callable[[np.ndarray, float, np.random.Generator], Example]
-
-NELBO_DRAWS = 4  # masks per window: their quantiles are spread over (0, 1]
 
 
-def second_half(window: np.ndarray, u: float, rng: np.random.Generator) -> Example:
-    example = with_prefix(window, (len(window) - 1) // 2)
-    return Example(example.inputs, example.targets, example.weights, "causal")
+@dataclass(frozen=True)
+class Reading:
+    """One way to read a window of tokens `[context + 1]`."""
+
+    objective: Objective
+    scored: Callable[[np.ndarray], int]  # how many tokens of the window its loss averages over
+    draws: int = 1  # examples per window, their u spread over [0, 1)
 
 
 def readings(shifted: bool) -> dict[str, Reading]:
+    def half(window: np.ndarray) -> int:
+        return (len(window) - 1) // 2
+
+    def prefix(window: np.ndarray, u: float, rng: np.random.Generator) -> Example:
+        return with_prefix(window, half(window))
+
+    def causal_half(window: np.ndarray, u: float, rng: np.random.Generator) -> Example:
+        return replace(prefix(window, u, rng), attention="causal")
+
+    diffusion = MaskedDiffusion(TIME_SAMPLERS["uniform"], shifted=shifted)
     return {
-        "ar_nll": autoregressive,
-        "ar_nll_second_half": second_half,
-        "prefix_nll": lambda window, u, rng: with_prefix(window, (len(window) - 1) // 2),
-        "md_nelbo": MaskedDiffusion(TIME_SAMPLERS["uniform"], shifted=shifted),
+        "ar_nll": Reading(autoregressive, lambda window: count(window[1:])),
+        "ar_nll_second_half": Reading(causal_half, lambda window: count(window[half(window) :])),
+        "prefix_nll": Reading(prefix, lambda window: count(window[half(window) :])),
+        "md_nelbo": Reading(diffusion, lambda window: len(maskable(window[:-1])), draws=4),
     }
+
+
+def count(tokens: np.ndarray) -> int:
+    """How many of `tokens` are ever predicted: all but `<s>` and `<pad>`."""
+    return int(np.count_nonzero((tokens != BOS) & (tokens != PAD)))
 
 
 @dataclass(frozen=True)
@@ -67,16 +84,39 @@ def validate(data: ValidationSet, recipe: Recipe, score: Score, rank: int = 0, w
     """All readings of the model behind `score`. Every rank must call it; each scores its share of the windows."""
     results: dict[str, float] = {}
     for name, reading in readings(recipe.objective.shifted).items():
-        draws = NELBO_DRAWS if name == "md_nelbo" else 1
-        losses = np.mean(
-            [_losses(data, recipe, score, reading, draw / draws, 1 / draws, rank, world) for draw in range(draws)],
-            axis=0,
-        )
-        mean, error = weighted_mean(losses, _tokens(data.windows, name))
+        drawn = [score_all(examples(data, reading, draw), recipe, score, rank, world) for draw in range(reading.draws)]
+        tokens = np.array([reading.scored(window) for window in data.windows])
+        mean, error = weighted_mean(np.mean(drawn, axis=0), tokens)
         per_byte = data.tokens_per_byte / math.log(2)
         base = f"valid/{name.removesuffix('_nll').removesuffix('_nelbo')}"
         results |= {f"valid/{name}": mean, f"valid/{name}_se": error, f"{base}_bpb": mean * per_byte}
     return results
+
+
+def examples(data: ValidationSet, reading: Reading, draw: int) -> list[Example]:
+    """Draw number `draw` of every window; its u lie in [draw, draw + 1) / draws, in an order fixed for good."""
+    n = len(data.windows)
+    u = (draw + (stream(0, "validation order").permutation(n) + 0.5) / n) / reading.draws
+    return [
+        reading.objective(window, u[row], stream(0, "validation", row, draw)) for row, window in enumerate(data.windows)
+    ]
+
+
+def score_all(made: Sequence[Example], recipe: Recipe, score: Score, rank: int, world: int) -> np.ndarray:
+    """The loss of every example, `[examples]`, from the shares of all ranks."""
+    n, size = len(made), recipe.validate.batch
+    losses = torch.zeros(n, dtype=torch.float64)
+    starts = range(0, n, size)
+    for first in range(0, len(starts), world):  # every rank runs every round: a sharded model needs all of them
+        start = starts[min(first + rank, len(starts) - 1)]
+        values = score(collate(made[start : start + size], recipe.data.keep_in_document)).double().cpu()
+        if first + rank < len(starts):
+            losses[start : start + len(values)] = values
+    if world > 1:
+        gathered = losses.to("cuda" if torch.cuda.is_available() else "cpu")
+        torch.distributed.all_reduce(gathered)
+        losses = gathered.cpu()
+    return losses.numpy()
 
 
 def weighted_mean(losses: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
@@ -89,36 +129,3 @@ def weighted_mean(losses: np.ndarray, tokens: np.ndarray) -> tuple[float, float]
     deviations = (losses - mean) * tokens
     n = len(losses)
     return mean, float(np.sqrt((deviations**2).sum() * n / max(1, n - 1)) / total)
-
-
-def _tokens(windows: np.ndarray, name: str) -> np.ndarray:
-    """How many tokens each window's loss averages over, `[windows]`."""
-    if name == "md_nelbo":
-        return np.array([len(maskable(window[:-1])) for window in windows])
-    rng = np.random.default_rng()
-    return np.array([np.count_nonzero(readings(True)[name](window, 0.0, rng).weights) for window in windows])
-
-
-def _losses(
-    data: ValidationSet, recipe: Recipe, score: Score, reading: Reading, low: float, width: float, rank: int, world: int
-) -> np.ndarray:
-    """The loss of every window `[windows]`; u is spread over [low, low + width) in an order fixed for good."""
-    n, size = len(data.windows), recipe.validate.batch
-    strata = low + width * (stream(0, "validation order").permutation(n) + 0.5) / n
-    losses = torch.zeros(n, dtype=torch.float64)
-    batches: Sequence[int] = range(0, n, size)
-    for first in range(0, len(batches), world):  # every rank runs every round: a sharded model needs all of them
-        mine = batches[min(first + rank, len(batches) - 1)]
-        rows = range(mine, min(mine + size, n))
-        examples = [
-            reading(data.windows[row], strata[row], stream(0, "validation", row, int(low * 1e6))) for row in rows
-        ]
-        values = score(collate(examples, recipe.data.keep_in_document)).double().cpu()
-        if first + rank < len(batches):
-            losses[mine : mine + len(values)] = values
-    if world > 1:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        gathered = losses.to(device)
-        torch.distributed.all_reduce(gathered)
-        losses = gathered.cpu()
-    return losses.numpy()
