@@ -43,7 +43,7 @@ class DataConfig:
         "bpe"  # bpe (trained here, model.vocab tokens) | bytes | chars | path of a tokenizer.json or HF folder
     )
     shard_tokens: int = 100_000_000  # tokens per shard file
-    dir: str | None = None  # prepared shards; default prepared/<source>-<fingerprint of the keys above>
+    dir: str | None = None  # prepared shards; default prepared/<source>-<fingerprint of what decides their content>
     tokens: int | None = None  # the token budget T; default train.steps * train.global_batch * model.context
     repetitions: int = 1  # R: T is spent on T/R unique tokens, each seen R times
     keep_in_document: bool = True  # attention never crosses a document border

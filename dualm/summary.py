@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from dualm.errors import UserError
 from dualm.training.cost import Cost
 from dualm.training.run_directory import read_metrics
 
@@ -25,7 +26,9 @@ READINGS = {  # metric: (what it is, its bits per byte)
 
 
 def run_summary(run: Path) -> RenderableType:
-    """The last validation of `run` as a table, and its last text samples."""
+    """The last validation of `run` as a table, and its last text samples. Raises UserError if it is no run."""
+    if not (run / "recipe.yaml").exists():
+        raise UserError(f"{run}: holds no recipe.yaml, expected a run directory")
     validated = [row for row in read_metrics(run) if "valid/ar_nll" in row]
     if not validated:
         return Text(f"{run}: no validation yet")

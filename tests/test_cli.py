@@ -146,6 +146,11 @@ def test_a_full_disk_is_one_line(tiny: Tiny) -> None:
     assert done.stdout.strip() == ""  # no half-written checkpoint
 
 
+def test_show_wants_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(tmp_path)]) == 2
+    assert "expected a run directory" in one_line(capsys.readouterr().err)
+
+
 def test_debug_shows_the_traceback(tiny: Tiny) -> None:
     command = [sys.executable, "-m", "dualm", "plan", str(tiny.recipe), "--debug", "model.attention=magic"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

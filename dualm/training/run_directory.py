@@ -15,7 +15,7 @@ from typing import Any
 from dualm.config import Recipe, dump, flatten, load
 from dualm.errors import UserError
 
-# What may change between two sessions of one run without changing its numbers.
+# What may change between two starts of one run without changing its numbers.
 HARMLESS = ("run.dir", "train.log_every", "train.prefetch", "model.checkpointing", "validate.every", "checkpoint.")
 
 
