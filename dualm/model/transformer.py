@@ -14,7 +14,6 @@ S supervised positions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -166,15 +165,10 @@ class Transformer(nn.Module):
         self.init_weights()
 
     @torch.no_grad()
-    def init_weights(self, whole: Callable[[nn.Parameter], AbstractContextManager[Any]] = nullcontext) -> None:
-        """Give every parameter its initial value, which depends on torch's seed and the parameter's name alone.
-
-        whole: context in which a sharded parameter is whole. A model built under ZeRO-3's `zero.Init` has empty
-            parameters until this is called with `lambda p: GatheredParameters([p], modifier_rank=0)`.
-        """
+    def init_weights(self) -> None:
+        """Give every parameter its initial value, which depends on torch's seed and the parameter's name alone."""
         for name, parameter in self.named_parameters():
-            with whole(parameter):
-                parameter.copy_(initial(name, parameter.shape, self.config.hidden))
+            parameter.copy_(initial(name, parameter.shape, self.config.hidden))
 
     def forward(
         self,

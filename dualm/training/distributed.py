@@ -28,10 +28,6 @@ class World:
         return self.rank == 0
 
 
-def rank_from_environment() -> int:
-    return int(os.environ.get("RANK", "0"))
-
-
 @contextmanager
 def world() -> Iterator[World]:
     """Join the group that `deepspeed` or `torchrun` describes; without a launcher, a group of one."""
