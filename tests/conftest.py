@@ -17,6 +17,7 @@ import torch
 
 from dualm.config import ModelConfig
 from dualm.model.transformer import Transformer
+from tests.corpus import write_corpus
 
 for name, value in {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
     if os.environ.get("DUALM_TEST_GPU") != "1":
@@ -63,28 +64,8 @@ LAUNCHERS = {
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text file of paragraphs made of a few words, so that there is something to learn."""
-    words = [
-        "the",
-        "old",
-        "sea",
-        "cat",
-        "saw",
-        "a",
-        "small",
-        "red",
-        "boat",
-        "and",
-        "sang",
-        "to",
-        "it",
-        "all",
-        "night",
-        "long",
-    ]
-    draw = random.Random(0)
-    paragraphs = [" ".join(draw.choices(words, k=draw.randint(10, 40))) for _ in range(200)]
     path = tmp_path_factory.mktemp("corpus") / "sea.txt"
-    path.write_text("\n\n".join(paragraphs))
+    write_corpus(path)
     return path
 
 
