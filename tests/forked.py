@@ -24,7 +24,8 @@ def _command(arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]
     """What the child does: be the command `dualm`."""
     for descriptor, path in ((1, out), (2, error)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), descriptor)
-    sys.stdin, sys.stdout, sys.stderr = open(os.devnull), os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
+    sys.stdin = open(os.devnull)  # noqa: SIM115
+    sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
     os.environ.update(environment)
     os.chdir(cwd)
