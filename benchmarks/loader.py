@@ -22,7 +22,7 @@ import torch
 from benchmarks import synthetic
 from dualm.config import ModelConfig, OptimizerConfig
 from dualm.model.transformer import Transformer
-from dualm.objectives.batches import TrainingBatches
+from dualm.plan.batches import TrainingBatches
 from dualm.training.optimizers import adamw
 
 DOCUMENT = 500  # tokens, about

@@ -9,8 +9,8 @@ import numpy as np
 from dualm.config import DataConfig, ModelConfig, ObjectiveConfig, Recipe, TrainConfig
 from dualm.data.tokenizer import BOS, EOS
 from dualm.data.windows import Packed
-from dualm.objectives.batches import TrainingBatches
 from dualm.objectives.example import Batch
+from dualm.plan.batches import TrainingBatches
 
 FIRST_ORDINARY = 16  # ids below are reserved
 OBJECTIVES = {  # name: what in a recipe makes every micro-batch one of it

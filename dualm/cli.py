@@ -191,7 +191,7 @@ def quality(arguments: argparse.Namespace) -> None:
 
 
 def lm_eval(arguments: argparse.Namespace) -> None:
-    from dualm.interop.lm_eval import command_line
+    from dualm.evaluation.lm_eval import command_line
 
     command_line(arguments.arguments)
 

@@ -19,12 +19,12 @@ import torch
 from dualm import runs
 from dualm.data.tokenizer import BOS, EOS, MASK, Tokenizer
 from dualm.errors import UserError, choose
-from dualm.evaluation.likelihood import Pair, Score, Scoring, score
 from dualm.generation.autoregressive import decode
 from dualm.generation.blocks import denoise_blocks
 from dualm.generation.diffusion import Step, canvas, denoise
 from dualm.generation.samplers import Denoising
 from dualm.generation.sampling import NEVER, Dice, Sampling, before_end
+from dualm.likelihood.score import Pair, Score, Scoring, score
 from dualm.model import weights
 from dualm.model.transformer import Transformer
 
@@ -102,7 +102,7 @@ class LanguageModel:
         batch: int = 32,
         greedy: bool = False,
     ) -> list[Score]:
-        """Log-likelihood in nats of each continuation given its context: see `dualm.evaluation.likelihood`.
+        """Log-likelihood in nats of each continuation given its context: see `dualm.likelihood.score`.
 
         Args:
             pairs: (context, continuation); an empty context scores the continuation as a document's beginning.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dualm.errors import UserError
+from dualm.files import sha256
 
 MANIFEST = "manifest.json"
 READ = ("model.safetensors", "config.json", "tokenizer.json")  # all of a checkpoint that readers of the model need
@@ -77,9 +77,4 @@ def checksums(folder: Path, names: Iterable[str] | None = None) -> dict[str, str
         names = (str(path.relative_to(folder)) for path in files)
     names = sorted(names)
     with ThreadPoolExecutor() as pool:
-        return dict(zip(names, pool.map(_sha256, [folder / name for name in names]), strict=True))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return dict(zip(names, pool.map(sha256, [folder / name for name in names]), strict=True))

@@ -12,12 +12,12 @@ from benchmarks.gpu.harness import Cases, Numbers, Settings, median_ms, relative
 from benchmarks.gpu.model import TINY, autocast, build
 from dualm.config import ModelConfig
 from dualm.data.tokenizer import BOS, EOS
-from dualm.evaluation.likelihood import MODES, Pair, Scoring, score
 from dualm.generation.autoregressive import decode
 from dualm.generation.blocks import denoise_blocks
 from dualm.generation.diffusion import canvas, denoise
 from dualm.generation.samplers import SAMPLERS, Denoising
 from dualm.generation.sampling import NEVER, Dice, Sampling
+from dualm.likelihood.score import MODES, Pair, Scoring, score
 from dualm.model.attention import AttentionMask
 from dualm.model.transformer import Transformer
 

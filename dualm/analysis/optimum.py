@@ -12,7 +12,7 @@ import pandas as pd
 
 from dualm.analysis.surface import Surface, grid, separate, unite
 from dualm.analysis.table import POOL
-from dualm.objectives.mixture import published_alpha
+from dualm.plan.mixture import published_alpha
 
 DRAWS = 4000
 FINE = unite(np.linspace(separate(np.array(0.0)), separate(np.array(1.0)), 49))  # ratios between the published ones

@@ -9,11 +9,9 @@ are the same.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +29,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from dualm import files
 from dualm.config import DataConfig
 from dualm.data import corpus, shards
 from dualm.data import tokenizer as tokenizers
@@ -141,7 +140,7 @@ def _prepare_alone(folder: Path, data: DataConfig, vocab: int, source: dict[str,
     with _locked(folder):
         if _reusable(folder, source):  # made by another process while this one waited
             return
-        with _replacing(folder) as partial:
+        with files.whole_folder(folder) as partial:
             _say(f"{folder}: preparing, from source {data.source}")
             splits = _write(partial, data, vocab, source)
     entries, size = ("pairs", 2) if data.format == "pairs" else ("documents", 1)
@@ -153,43 +152,16 @@ def _prepare_alone(folder: Path, data: DataConfig, vocab: int, source: dict[str,
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say(f"{folder}: waiting for the process that prepares it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `folder` on success. Leftovers of a killed process are cleared first."""
-    partial, replaced = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "replaced"))
-    _remove(partial, replaced)
+    path = files.hidden(folder, "lock")
+    held = files.lock(path)
+    if held is None:
+        _say(f"{folder}: waiting for the process that prepares it")
+        held = files.lock(path, wait=True)
+    assert held is not None
     try:
-        partial.mkdir()
-        yield partial
-        _sync(*partial.iterdir(), partial)
-        if folder.exists():
-            folder.rename(replaced)
-        partial.rename(folder)
-        _sync(folder.parent)
+        yield
     finally:
-        _remove(partial, replaced)
-
-
-def _remove(*folders: Path) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sync(*paths: Path) -> None:
-    """Force files and folder entries to disk, so that a rename never gets there before what it names."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        os.close(held)
 
 
 # ---------------------------------------------------------------- encoding

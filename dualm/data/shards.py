@@ -10,7 +10,6 @@ manifest.json               counts and checksums; written last, so a folder that
 
 from __future__ import annotations
 
-import hashlib
 import json
 from array import array
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ import numpy as np
 
 from dualm.data.tokenizer import BOS, EOS, Tokenizer
 from dualm.errors import UserError
+from dualm.files import sha256
 
 FORMAT = 1
 
@@ -84,8 +84,8 @@ class ShardWriter:
                 "file": self._path.name,
                 "tokens": self._tokens,
                 "documents": len(self._starts),
-                "sha256": _sha256(self._path),
-                "documents_sha256": _sha256(documents),
+                "sha256": sha256(self._path),
+                "documents_sha256": sha256(documents),
             }
         )
 
@@ -182,7 +182,7 @@ def _check_shard(folder: Path, shard: dict[str, Any], verify: bool) -> None:
             raise UserError(f"{path}: the manifest names this file, but it is missing")
         if not _has_length(path, length):
             raise UserError(f"{path}: truncated or altered, expected {length} entries")
-        if verify and _sha256(path) != checksum:
+        if verify and sha256(path) != checksum:
             raise UserError(f"{path}: altered since it was written, its sha256 is not the manifest's")
 
 
@@ -200,8 +200,3 @@ def _documents_file(shard: Path) -> Path:
 def _write_header(file: BinaryIO, dtype: np.dtype, length: int) -> None:
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

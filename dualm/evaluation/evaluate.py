@@ -13,9 +13,9 @@ from dualm.errors import UserError, choose
 from dualm.evaluation import answers, report
 from dualm.evaluation.answers import Answering, AnswerResult
 from dualm.evaluation.files import read_text
-from dualm.evaluation.likelihood import Scoring
 from dualm.evaluation.perplexity import TextResult, perplexity
 from dualm.language_model import LanguageModel
+from dualm.likelihood.score import Scoring
 
 if TYPE_CHECKING:
     from dualm.evaluation.harness import TaskResult
@@ -110,7 +110,7 @@ def evaluate(what: Evaluation, say: Callable[[str], None]) -> RenderableType:
 
 def _tasks(what: Evaluation, model: LanguageModel, say: Callable[[str], None]) -> Iterator[TaskResult]:
     from dualm.evaluation.harness import evaluate_task, load_tasks
-    from dualm.interop.lm_eval import DualLM
+    from dualm.evaluation.lm_eval import DualLM
 
     tasks = load_tasks(what.tasks, what.data)
     for name, parts in tasks.items():

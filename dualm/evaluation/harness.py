@@ -22,8 +22,8 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from dualm.errors import UserError
+from dualm.evaluation.lm_eval import DualLM
 from dualm.evaluation.tasks import TASKS, Document, LocalTask, documents, normalised
-from dualm.interop.lm_eval import DualLM
 
 LIBRARY = "lm_eval:"  # before the name of a task: lm-eval's own, even where a local one has the same name
 ACCURACIES = ("acc_norm", "acc")

@@ -18,9 +18,9 @@ import numpy as np
 from dualm.data.tokenizer import BOS, Tokenizer, pieces
 from dualm.errors import UserError
 from dualm.evaluation.files import read_text
-from dualm.evaluation.likelihood import Pair, Scoring, windows
 from dualm.evaluation.validation import weighted_mean
 from dualm.language_model import LanguageModel
+from dualm.likelihood.score import Pair, Scoring, windows
 
 
 @dataclass(frozen=True)

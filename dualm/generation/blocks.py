@@ -17,11 +17,11 @@ from torch import Tensor
 
 from dualm.data.tokenizer import EOS, MASK, PAD
 from dualm.generation.diffusion import Calls, Guess, Step, canvas, commit_steps, guess
-from dualm.generation.guidance import head_logits, without_context
 from dualm.generation.samplers import Denoising
 from dualm.generation.sampling import Dice, Sampling
 from dualm.model.attention import AttentionMask
 from dualm.model.cache import KVCache
+from dualm.model.guidance import head_logits, without_context
 from dualm.model.transformer import Transformer
 
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from dualm.data.tokenizer import MASK, PAD
-from dualm.generation.guidance import Query, logits, without_context
 from dualm.generation.samplers import SAMPLERS, Denoising, View
 from dualm.generation.sampling import Dice, Sampling, allowed, sample
 from dualm.model.attention import AttentionMask
+from dualm.model.guidance import Query, logits, without_context
 from dualm.model.transformer import Transformer
 from dualm.objectives.example import document_ids
 

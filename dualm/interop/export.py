@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
+from dualm import files
 from dualm.data.tokenizer import BOS, EOS, MASK, PAD, RESERVED, RESERVED_TOKENS, UNK
 from dualm.errors import UserError
 from dualm.interop.model_card import History, model_card
@@ -59,9 +58,12 @@ def export(run: str | Path, to: str | Path) -> Path:
         raise UserError(
             f"{loaded.folder}: model.time_conditioning: got {width}, expected 0: transformers has no such network"
         )
-    with _whole_or_nothing(folder.resolve()) as partial:
-        _write(partial, loaded)
-        (partial / "README.md").write_text(model_card(folder.name, loaded, History.of(loaded.folder)))
+    try:
+        with files.whole_folder(folder.resolve()) as partial:
+            _write(partial, loaded)
+            (partial / "README.md").write_text(model_card(folder.name, loaded, History.of(loaded.folder)))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"--to: cannot write {folder}: {getattr(error, 'strerror', None) or error}") from None
     return folder
 
 
@@ -70,13 +72,13 @@ def _write(folder: Path, loaded: LanguageModel) -> None:
     about = {"shifted": loaded.shifted, "tokenizer": loaded.tokenizer.hash}
     weights.save(folder, loaded.model.state_dict(), config, about)
     masked = {"AutoModelForMaskedLM": f"{MODELING.stem}.{MASKED_CLASS[config.qk_norm]}"}
-    _write_json(folder / CONFIG, weights.hf_config(config, about) | {"auto_map": masked})
+    files.write_json(folder / CONFIG, weights.hf_config(config, about) | {"auto_map": masked})
     shutil.copyfile(MODELING, folder / MODELING.name)
     loaded.tokenizer.save(folder / "tokenizer.json")
     definition = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    _write_json(folder / "tokenizer.json", definition | {"post_processor": POST_PROCESSOR})
-    _write_json(folder / "tokenizer_config.json", tokenizer_config(definition, config.context))
-    _write_json(folder / "generation_config.json", generation_config())
+    files.write_json(folder / "tokenizer.json", definition | {"post_processor": POST_PROCESSOR})
+    files.write_json(folder / "tokenizer_config.json", tokenizer_config(definition, config.context))
+    files.write_json(folder / "generation_config.json", generation_config())
 
 
 def tokenizer_config(definition: dict[str, Any], context: int) -> dict[str, Any]:
@@ -97,22 +99,3 @@ def tokenizer_config(definition: dict[str, Any], context: int) -> dict[str, Any]
 def generation_config() -> dict[str, Any]:
     """The `generation_config.json`: stop at `</s>`, and make no other reserved token but `<unk>`."""
     return {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS, "suppress_tokens": NEVER_GENERATED}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _whole_or_nothing(folder: Path) -> Iterator[Path]:
-    """A hidden folder that gets the name `folder` on success."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # a killed export's
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"--to: cannot write {folder}: {getattr(error, 'strerror', None) or error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 from dualm import config
 from dualm.config import Recipe
-from dualm.data.plan import Budget
 from dualm.language_model import LanguageModel
 from dualm.model import size
-from dualm.objectives.mixture import alpha_schedule
+from dualm.plan.budget import Budget
+from dualm.plan.mixture import alpha_schedule
 from dualm.runs import read_metrics
 from dualm.summary import READINGS
 

@@ -15,8 +15,8 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from dualm.data.plan import Budget
 from dualm.errors import UserError
+from dualm.plan.budget import Budget
 from dualm.sweep import folder, local, results, scores, slurm
 from dualm.sweep.grid import Point, Sweep, load, short
 from dualm.sweep.sections import Slurm

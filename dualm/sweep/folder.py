@@ -10,7 +10,6 @@ runs/small/
 
 from __future__ import annotations
 
-import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dualm import config, runs
+from dualm import config, files, runs
 from dualm.config import Recipe
-from dualm.data.plan import Budget
 from dualm.errors import UserError
+from dualm.plan.budget import Budget
 from dualm.sweep.grid import DIR, SEED, Sweep
 
 DEFINITION = "sweep.yaml"
@@ -46,12 +45,12 @@ def enter(sweep: Sweep) -> int:
     try:
         for name in ("recipes", "runs", "logs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)
-        if not _take(lock):
+        lock = files.lock(folder / ".lock")
+        if lock is None:
             raise UserError(f"dir: another process is sweeping in {folder}, expected none")
         for point in sweep.points:
-            write_whole(folder / "recipes" / f"{point.name}.yaml", config.dump(point.recipe))
-        write_whole(definition, OmegaConf.to_yaml(OmegaConf.create(asked)))
+            files.write_text(folder / "recipes" / f"{point.name}.yaml", config.dump(point.recipe))
+        files.write_text(definition, OmegaConf.to_yaml(OmegaConf.create(asked)))
     except OSError as error:
         raise UserError(f"dir: cannot write to {folder}: {error.strerror}") from None
     return lock
@@ -89,13 +88,6 @@ def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     gone = [name for name in old["points"] if name not in new["points"]]
     if gone:
         raise UserError(f"dir: {folder} holds another sweep (point {gone[0]} is in it, not in this one), {expected}")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that no reader ever sees a part of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.rename(path)
 
 
 # ---------------------------------------------------------------- how far a run is
@@ -136,15 +128,8 @@ def is_locked(run: Path) -> bool:
     """Whether a process trains in `run` right now."""
     if not (run / ".lock").exists():
         return False
-    descriptor = os.open(run / ".lock", os.O_RDWR)
-    free = _take(descriptor)
-    os.close(descriptor)
-    return not free
-
-
-def _take(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    held = files.lock(run / ".lock")
+    if held is None:
+        return True
+    os.close(held)
+    return False

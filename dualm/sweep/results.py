@@ -15,13 +15,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dualm import config, runs
-from dualm.data.plan import Budget
+from dualm import config, files, runs
 from dualm.errors import UserError
 from dualm.model import size
-from dualm.objectives.mixture import alpha_schedule
+from dualm.plan.budget import Budget
+from dualm.plan.mixture import alpha_schedule
 from dualm.sweep import scores
-from dualm.sweep.folder import is_finished, read_definition, write_whole
+from dualm.sweep.folder import is_finished, read_definition
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,10 +132,9 @@ def _is_json(line: str) -> bool:
 def write(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     """Rebuild `results.parquet` and `results.csv` of the sweep in `folder`; returns what `collect` does."""
     table, notes = collect(folder)
-    write_whole(folder / "results.csv", table.to_csv(index=False))
-    partial = folder / ".results.parquet"
-    table.to_parquet(partial, index=False)
-    partial.rename(folder / "results.parquet")
+    files.write_text(folder / "results.csv", table.to_csv(index=False))
+    with files.replacing(folder / "results.parquet") as partial:
+        table.to_parquet(partial, index=False)
     return table, notes
 
 
@@ -153,8 +152,8 @@ def load_results(path: str | Path) -> pd.DataFrame:
     if path.is_dir() and (path / "sweep.yaml").exists():
         table = collect(path)[0]
     else:
-        files = [path / "results.parquet", path / "results.csv"] if path.is_dir() else [path]
-        file = next((file for file in files if file.is_file()), None)
+        candidates = [path / "results.parquet", path / "results.csv"] if path.is_dir() else [path]
+        file = next((file for file in candidates if file.is_file()), None)
         if file is None:
             raise UserError(f"{path}: holds no results, expected a sweep's folder, or results.parquet or results.csv")
         try:

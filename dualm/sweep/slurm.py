@@ -23,10 +23,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 import psutil
 
-from dualm import config
+from dualm import config, files
 from dualm.errors import UserError
 from dualm.sweep import scores
-from dualm.sweep.folder import progress, write_whole
+from dualm.sweep.folder import progress
 from dualm.sweep.grid import Sweep
 from dualm.sweep.local import ATTEMPTS, Task, cores
 from dualm.sweep.sections import Slurm, Tasks
@@ -168,7 +168,7 @@ def submit(executor: AutoExecutor, sweep: Sweep, tasks: Sequence[Task]) -> list[
             raise UserError(f"--executor {cluster}: {' '.join(str(error).split())}") from None
     names = (task.point.name for task in todo)
     known |= {name: job.job_id for name, job in zip(names, made, strict=True)}
-    write_whole(folder / "jobs.json", json.dumps(known, indent=1))
+    files.write_text(folder / "jobs.json", json.dumps(known, indent=1))
     print(f"{len(made)} jobs handed in, {len(queued)} in the queue before; `dualm results {sweep.dir}` shows how far")
     return made
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from typing import Any
 
 import torch
 
+from dualm import files
 from dualm.config import CheckpointConfig, Recipe
 from dualm.data.tokenizer import Tokenizer
 from dualm.errors import UserError
@@ -81,11 +81,7 @@ def save(run: Path, step: int, state: State, world: World, recipe: Recipe, token
             "files": checksums(partial),
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in [*partial.rglob("*"), partial]:
-            _flush(path)
-        shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
-        partial.rename(final)
-        _flush(final.parent)
+        files.publish(partial, final)  # in place of a damaged one of the same step
         drop_old(run, recipe.checkpoint)
 
     with _removed_on_error(partial):
@@ -141,9 +137,3 @@ def _kept_for_good(folder: Path) -> bool:
         return bool(json.loads((folder / MANIFEST).read_text())["keep"])
     except (OSError, ValueError, KeyError):
         return False
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)

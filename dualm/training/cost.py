@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from dualm.config import Recipe
-from dualm.data.plan import Budget
 from dualm.data.windows import FORMATS
 from dualm.errors import choose
 from dualm.model import size
 from dualm.model.attention import check_name
 from dualm.objectives import OBJECTIVES
-from dualm.objectives.mixture import Mixture, alpha_schedule
+from dualm.plan.budget import Budget
+from dualm.plan.mixture import Mixture, alpha_schedule
 from dualm.training.engine import accumulation_steps
 from dualm.training.optimizers import OPTIMIZERS, is_hidden_matrix
 from dualm.training.schedules import SCHEDULES

@@ -21,15 +21,14 @@ import torch
 
 from dualm import runs
 from dualm.config import Recipe
-from dualm.data.loader import Prefetcher
 from dualm.data.prepare import prepare
 from dualm.data.shards import Shards
 from dualm.data.windows import open_windows
 from dualm.errors import UserError
 from dualm.interop import initialize
 from dualm.model.transformer import Transformer
-from dualm.objectives.batches import TrainingBatches
 from dualm.objectives.example import Batch
+from dualm.plan.batches import TrainingBatches
 from dualm.randomness import stream
 from dualm.training import checkpoints, run_directory
 from dualm.training.checkpoints import State
@@ -40,6 +39,7 @@ from dualm.training.engine import accumulation_steps, build_engine, logged_gradi
 from dualm.training.learned_time import LearnedTime
 from dualm.training.metrics import Reporter, Tally
 from dualm.training.optimizers import set_learning_rate
+from dualm.training.prefetch import Prefetcher
 from dualm.training.schedules import learning_rate
 from dualm.training.validator import Validator
 

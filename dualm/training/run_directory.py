@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -12,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dualm import files
 from dualm.config import Recipe, dump, flatten, load
 from dualm.errors import UserError
 
@@ -33,9 +33,7 @@ def claim(recipe: Recipe) -> Path:
         raise UserError(f"run.dir: {run} is not empty and holds no recipe.yaml, expected a new or a run's directory")
     try:
         run.mkdir(parents=True, exist_ok=True)
-        partial = run / ".recipe.yaml"
-        partial.write_text(dump(recipe))
-        partial.rename(written)
+        files.write_text(written, dump(recipe))
         (run / "environment.json").write_text(json.dumps(environment(), indent=1))
     except OSError as error:
         raise UserError(f"run.dir: cannot write to {run}: {error.strerror}") from None
@@ -48,13 +46,10 @@ def lock(run: Path) -> int:
     Raises:
         UserError: another process trains there (a worker that outlived its launcher, say).
     """
-    descriptor = os.open(run / ".lock", os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(f"run.dir: another process is training in {run}, expected none") from None
-    return descriptor
+    held = files.lock(run / ".lock")
+    if held is None:
+        raise UserError(f"run.dir: another process is training in {run}, expected none")
+    return held
 
 
 def _check_same(old: Recipe, new: Recipe, run: Path) -> None:

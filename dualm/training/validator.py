@@ -21,8 +21,8 @@ from dualm.generation.diffusion import canvas, denoise
 from dualm.generation.samplers import Denoising
 from dualm.generation.sampling import Dice, Sampling, before_end
 from dualm.model.transformer import Transformer
-from dualm.objectives.batches import TrainingBatches
 from dualm.objectives.example import Batch
+from dualm.plan.batches import TrainingBatches
 from dualm.training.distributed import World
 
 

@@ -16,9 +16,9 @@ import dualm
 from dualm.cli import main
 from dualm.data.tokenizer import BOS, RESERVED
 from dualm.errors import UserError
-from dualm.evaluation.likelihood import Pair, Scoring
 from dualm.evaluation.perplexity import perplexity
 from dualm.language_model import LanguageModel
+from dualm.likelihood.score import Pair, Scoring
 from dualm.model.attention import AttentionMask
 from tests.evaluation.tiny import save_model
 from tests.test_cli import one_line

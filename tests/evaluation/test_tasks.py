@@ -149,7 +149,7 @@ harness = pytest.importorskip("dualm.evaluation.harness", reason="needs lm-eval"
 
 
 def result(model: LanguageModel, data: Path, name: str, mode: str = "ar", **how: Any) -> Any:
-    from dualm.interop.lm_eval import DualLM
+    from dualm.evaluation.lm_eval import DualLM
 
     return harness.evaluate_task(DualLM(model, mode, **how), name, harness.local_tasks(name, data))
 

@@ -26,7 +26,7 @@ from dualm.errors import UserError
 from dualm.interop.export import export
 from dualm.interop.initialize import check_sizes, check_start, grow, initial_weights
 from dualm.model import AttentionMask, Transformer, weights
-from dualm.objectives.batches import TrainingBatches
+from dualm.plan.batches import TrainingBatches
 from tests.conftest import Tiny
 
 transformers = pytest.importorskip("transformers")

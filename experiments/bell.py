@@ -1,6 +1,6 @@
 """How much sooner does bell-shaped time get there? Steps to the final NELBO of uniform time, as ratios.
 
-    python -m benchmarks.bell runs/bell-cpu runs/bell-ends-cpu [runs/bell-shape-cpu] [--out docs/results/bell]
+    python -m experiments.bell runs/bell-cpu runs/bell-ends-cpu [runs/bell-shape-cpu] [--out docs/results/bell]
 
 For every run: the first step at which its validation NELBO, interpolated in log steps, is that of the uniform, elbo, iid
 run of the same seed at the end, as a share of all steps. Where several seeds were run, the ratio is a geometric mean with a

@@ -1,6 +1,6 @@
 """Does shifting cost masked diffusion anything? The figure of docs/shift.md and the numbers beside it.
 
-    python -m benchmarks.shift runs/shift-cpu docs/results/shift
+    python -m experiments.shift runs/shift-cpu docs/results/shift
 
 Writes shift.svg (who predicts what, and the validation NELBO of both kinds of model) and results.csv, and prints final
 NELBOs with the paired difference and its 95 % interval (Student's t, seeds being the units). Needs pandas and

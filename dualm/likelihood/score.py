@@ -25,8 +25,8 @@ import torch
 
 from dualm.data.tokenizer import MASK, PAD
 from dualm.errors import UserError, choose
-from dualm.generation.guidance import Query, logits, without_context
 from dualm.model.attention import AttentionMask, Kind
+from dualm.model.guidance import Query, logits, without_context
 from dualm.model.transformer import Transformer
 from dualm.objectives.example import Example, collate, document_ids
 from dualm.objectives.masked_diffusion import mask_out

@@ -1,7 +1,7 @@
 """Does learning "A is B" teach "B is A"? An AR model, a dual model and a masked diffusion model on the same pairs.
 
-    python -m benchmarks.reversal_curse --data reversal_curse/reverse_experiments/june_version_7921032488
-    python -m benchmarks.reversal_curse --data DIR --epochs 2 --limit 60
+    python -m experiments.reversal_curse --data reversal_curse/reverse_experiments/june_version_7921032488
+    python -m experiments.reversal_curse --data DIR --epochs 2 --limit 60
 
 Trains recipes/reversal-curse.yaml at three AR ratios (a run that is there already is used again), asks every model the
 four test files of Berglund et al. (2023), by each way of generation that it was trained for, and prints the share of right

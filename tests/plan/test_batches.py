@@ -11,10 +11,10 @@ import torch
 
 from benchmarks.synthetic import packed
 from dualm.config import DataConfig, ModelConfig, ObjectiveConfig, Recipe, RunConfig, TrainConfig
-from dualm.data.loader import Prefetcher
 from dualm.data.tokenizer import MASK
-from dualm.objectives.batches import TrainingBatches
 from dualm.objectives.example import Batch
+from dualm.plan.batches import TrainingBatches
+from dualm.training.prefetch import Prefetcher
 
 STREAM = np.random.default_rng(0).integers(16, 90, 2000)
 

@@ -1,7 +1,7 @@
 """Training batches as a pure function of (step, micro-batch).
 
-    plan     slot of the sequence -> window           dualm.data.plan
-    mixture  micro-batch -> objective                 dualm.objectives.mixture
+    plan     slot of the sequence -> window           dualm.plan.order
+    mixture  micro-batch -> objective                 dualm.plan.mixture
     time     global batch, objective -> quantiles u   one draw for all sequences of the step that share it
     noise    (seed, step, sequence) -> mask           a stream of its own for every sequence
 
@@ -19,13 +19,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dualm.config import Recipe
-from dualm.data.plan import Budget, Order
 from dualm.data.tokenizer import PAD
 from dualm.data.windows import Window, Windows
 from dualm.objectives import OBJECTIVES, masked_diffusion
 from dualm.objectives.example import Batch, Example, Objective, collate
-from dualm.objectives.mixture import Mixture, alpha_schedule
 from dualm.objectives.time import DRAWS, Density
+from dualm.plan.budget import Budget
+from dualm.plan.mixture import Mixture, alpha_schedule
+from dualm.plan.order import Order
 from dualm.randomness import stream
 
 

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualm.config import DataConfig, ModelConfig, Recipe, TrainConfig
-from dualm.data.plan import Budget, Order
 from dualm.errors import UserError
-from dualm.objectives.mixture import Mixture
+from dualm.plan.budget import Budget
+from dualm.plan.mixture import Mixture
+from dualm.plan.order import Order
 
 
 def recipe(context: int = 4, batch: int = 8, **keys: int | None) -> Recipe:

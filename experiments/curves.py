@@ -1,6 +1,6 @@
 """The curves of one run and its last validation, for docs/results.
 
-    python -m benchmarks.curves runs/novels-3m docs/results/novels-3m.svg
+    python -m experiments.curves runs/novels-3m docs/results/novels-3m.svg
 
 Writes the figure (training and validation losses by trained tokens, in nats per token) and prints the last validation
 as a Markdown table. Needs matplotlib (requirements-analysis.txt).

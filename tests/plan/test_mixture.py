@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualm.objectives.mixture import Mixture, alpha_schedule, published_alpha
+from dualm.plan.mixture import Mixture, alpha_schedule, published_alpha
 
 shares = st.floats(0, 1)
 

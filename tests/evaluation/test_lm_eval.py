@@ -12,8 +12,8 @@ import pytest
 import dualm
 from dualm.cli import main
 from dualm.errors import UserError
-from dualm.evaluation.likelihood import MODES
 from dualm.language_model import LanguageModel
+from dualm.likelihood.score import MODES
 from tests.evaluation.test_tasks import local_yaml
 from tests.evaluation.tiny import save_model, write_data
 from tests.test_cli import one_line
@@ -24,7 +24,7 @@ from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 from lm_eval.utils import make_table  # noqa: E402
 
-from dualm.interop.lm_eval import DualLM  # noqa: E402
+from dualm.evaluation.lm_eval import DualLM  # noqa: E402
 
 PAIRS = [("The cat sat", " on the mat."), ("", "Once upon a time."), ("ends in a space ", "here"), ("x" * 90, " y" * 8)]
 LONG = "A text that is longer than the context of this model, so that it takes some windows to read all of it."

@@ -12,10 +12,10 @@ import torch
 
 from dualm.data.tokenizer import BOS, MASK
 from dualm.errors import UserError
-from dualm.evaluation.likelihood import MODES, Pair, Scoring, score, windows
 from dualm.generation.diffusion import canvas, denoise
 from dualm.generation.samplers import Denoising
 from dualm.generation.sampling import Dice, Sampling
+from dualm.likelihood.score import MODES, Pair, Scoring, score, windows
 from dualm.model.attention import AttentionMask
 from dualm.model.transformer import Transformer
 from tests.conftest import random_model

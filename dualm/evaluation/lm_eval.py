@@ -2,7 +2,7 @@
 
     dualm lm-eval --model dualm --model_args run=runs/mine,mode=pll --tasks arc_easy     its command line, with us in it
 
-    import dualm.interop.lm_eval
+    import dualm.evaluation.lm_eval
     lm_eval.simple_evaluate(model="dualm", model_args="run=runs/mine,mode=pll", tasks=["arc_easy"])
 
 lm-eval (0.4.13) knows the models of its own table and those registered in its process, and has no entry point that
@@ -23,8 +23,8 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from dualm.errors import UserError
-from dualm.evaluation.likelihood import Score, Scoring
 from dualm.language_model import LanguageModel
+from dualm.likelihood.score import Score, Scoring
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

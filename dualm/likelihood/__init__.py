@@ -1,0 +1,1 @@
+"""Log-likelihoods: one record per way to read a continuation, and scoring."""

@@ -1,0 +1,1 @@
+"""Training: the DeepSpeed engine, optimizers, schedules, checkpoints and the loop."""
