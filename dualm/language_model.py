@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,18 +18,26 @@ import torch
 
 from dualm import runs
 from dualm.data.tokenizer import BOS, EOS, MASK, Tokenizer
-from dualm.errors import UserError, choose
+from dualm.errors import UserError
 from dualm.generation.autoregressive import decode
 from dualm.generation.blocks import denoise_blocks
 from dualm.generation.diffusion import Step, canvas, denoise
 from dualm.generation.samplers import Denoising
 from dualm.generation.sampling import NEVER, Dice, Sampling, before_end
-from dualm.likelihood.score import Pair, Score, Scoring, score
+from dualm.likelihood.modes import Scoring
+from dualm.likelihood.pairs import Pair, Score
+from dualm.likelihood.score import score
 from dualm.model import weights
+from dualm.model.precision import PRECISIONS, autocast
 from dualm.model.transformer import Transformer
+from dualm.registry import Registry
 
 MASK_PATTERN = re.compile(r"<mask(?::(\d+))?>")
-ATTENTION: dict[str, Literal["causal", "prefix"]] = {"ar": "causal", "prefix": "prefix"}  # how the prompt is read
+
+# How a prompt is read in each mode of generation; None: its continuation is filled by diffusion.
+GENERATION_MODES: Registry[Literal["causal", "prefix"] | None] = Registry(
+    "generation mode", {"ar": "causal", "prefix": "prefix", "diffusion": None}
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class LanguageModel:
     tokenizer: Tokenizer
     shifted: bool  # whether masked diffusion outputs predict the next position
     folder: Path  # what it was loaded from
-    half: bool = False  # autocast to bf16
+    precision: str = "fp32"
 
     @classmethod
     def load(cls, path: str | Path, device: str | None = None, precision: str = "fp32") -> LanguageModel:
@@ -49,8 +57,7 @@ class LanguageModel:
         Raises:
             UserError: no such folder, no whole checkpoint, a damaged file, a tokenizer that is not the model's.
         """
-        if precision not in ("fp32", "bf16"):
-            raise UserError(f"precision: got {precision!r}, expected fp32 or bf16")
+        PRECISIONS.choose(precision, "precision")
         folder = model_folder(Path(path))
         config, tensors = weights.load(folder)
         about = weights.read_config(folder).get("dualm", {})
@@ -66,7 +73,7 @@ class LanguageModel:
             model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"device: got {device!r}: {error}") from None
-        return cls(model.eval(), tokenizer, about.get("shifted", True), folder, precision == "bf16")
+        return cls(model.eval(), tokenizer, about.get("shifted", True), folder, precision)
 
     @property
     def context(self) -> int:
@@ -102,7 +109,7 @@ class LanguageModel:
         batch: int = 32,
         greedy: bool = False,
     ) -> list[Score]:
-        """Log-likelihood in nats of each continuation given its context: see `dualm.likelihood.score`.
+        """Log-likelihood in nats of each continuation given its context: see `dualm.likelihood.modes`.
 
         Args:
             pairs: (context, continuation); an empty context scores the continuation as a document's beginning.
@@ -119,7 +126,7 @@ class LanguageModel:
         """
         return self.score_tokens(
             [self.encode_pair(*pair) for pair in pairs],
-            Scoring(mode, self.shifted, draws, seed, guidance, mask_padding),
+            Scoring(mode, draws, seed, guidance, mask_padding),
             batch=batch,
             greedy=greedy,
         )
@@ -129,7 +136,7 @@ class LanguageModel:
     ) -> list[Score]:
         """The same of pairs of token ids."""
         with self.autocast():
-            return score(self.model, pairs, scoring, batch, greedy)
+            return score(self.model, pairs, scoring, self.shifted, batch, greedy)
 
     def generate(
         self,
@@ -211,7 +218,8 @@ class LanguageModel:
             yield from (self.texts(prompts, step, task) for step in self.canvases(prompts, task, dice))
             return
         count, written = self.new_tokens(prompts, task), [np.array([], dtype=np.int64) for _ in prompts]
-        attention = ATTENTION[task.mode]
+        attention = GENERATION_MODES[task.mode]
+        assert attention is not None
         with self.autocast():
             for tokens in decode(self.model, prompts, count, dice, task.sampling, attention):
                 written = [np.append(row, token) for row, token in zip(written, tokens, strict=True)]
@@ -257,7 +265,7 @@ class LanguageModel:
             raise UserError(f"{name}: got {tokens} tokens, expected at most {most} (the context is {self.context})")
 
     def autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.half else nullcontext()
+        return autocast(self.precision, self.device)
 
 
 @dataclass(frozen=True)
@@ -271,7 +279,7 @@ class Generation:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        choose({**ATTENTION, "diffusion": None}, "mode", self.mode)
+        GENERATION_MODES.choose(self.mode, "mode")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UserError(f"max_tokens: got {self.max_tokens}, expected at least 1")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,14 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             continue
-        kind = row.get("event", "valid" if "valid/ar_nll" in row else "train")
+        kind = row.get("event", "valid" if is_validation(row) else "train")
         rows[row["step"], kind] = row
     return [rows[key] for key in sorted(rows)]
+
+
+def is_validation(row: Mapping[str, Any]) -> bool:
+    """Whether a row of metrics is a validation's."""
+    return any(name.startswith("valid/") for name in row)
 
 
 def checkpoints(run: Path) -> list[Path]:

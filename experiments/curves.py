@@ -18,8 +18,8 @@ matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "dualm"  # the same run gives the same file
 import matplotlib.pyplot as plt  # noqa: E402
 
-from dualm.runs import read_metrics  # noqa: E402
-from dualm.summary import READINGS  # noqa: E402
+from dualm.evaluation.readings import TABLE  # noqa: E402
+from dualm.runs import is_validation, read_metrics  # noqa: E402
 
 PANELS = [  # title, training metric, validation metric, colour
     ("autoregressive (causal)", "train/ar_loss", "valid/ar_nll", "tab:blue"),
@@ -46,7 +46,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def table(last: dict[str, Any]) -> str:
     lines = ["| reading | nats/token | s.e. | bits/byte |", "|---|--:|--:|--:|"]
-    for metric, (name, bits) in READINGS.items():
+    for metric, name, bits in TABLE:
         lines.append(f"| {name} | {last[metric]:.3f} | {last[metric + '_se']:.3f} | {last[bits]:.3f} |")
     return "\n".join(lines)
 
@@ -55,7 +55,7 @@ def main() -> None:
     run, out = map(Path, sys.argv[1:])
     rows = read_metrics(run)
     draw(rows, out)
-    print(table([row for row in rows if "valid/ar_nll" in row][-1]))
+    print(table([row for row in rows if is_validation(row)][-1]))
 
 
 if __name__ == "__main__":

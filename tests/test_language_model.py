@@ -105,7 +105,7 @@ def test_infilled_tokens_stand_where_the_masks_stood(model: LanguageModel) -> No
 
 
 def test_half_precision_is_close(model: LanguageModel) -> None:
-    half = replace(model, half=True)
+    half = replace(model, precision="bf16")
     pairs = [("the sea", " was calm")]
     for mode in ("ar", "pll", "exact"):
         (full,), (rough,) = model.score(pairs, mode), half.score(pairs, mode)

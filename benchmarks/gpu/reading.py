@@ -17,7 +17,9 @@ from dualm.generation.blocks import denoise_blocks
 from dualm.generation.diffusion import canvas, denoise
 from dualm.generation.samplers import SAMPLERS, Denoising
 from dualm.generation.sampling import NEVER, Dice, Sampling
-from dualm.likelihood.score import MODES, Pair, Scoring, score
+from dualm.likelihood.modes import MODES, Scoring
+from dualm.likelihood.pairs import Pair
+from dualm.likelihood.score import score
 from dualm.model.attention import AttentionMask
 from dualm.model.transformer import Transformer
 

@@ -20,9 +20,9 @@ from matplotlib.colors import to_hex
 
 from dualm.analysis.surface import separate
 from dualm.analysis.table import POOL
+from dualm.evaluation.readings import DRAWN, Marker, Reading
 from dualm.sweep.isoflop import flops_label
 
-Marker = Literal["circle", "square", "triangle", "diamond", "star"]
 Dash = Literal["solid", "dash", "dot"]
 
 
@@ -106,22 +106,6 @@ def legend(chart: Chart) -> list[Series]:
     return sorted(named.values(), key=lambda mark: mark.rank)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How a model is read: `key` in the analyses, and its look in every figure."""
-
-    key: str
-    title: str
-    loss: str
-    colour: str
-    marker: Marker
-
-
-READINGS = (  # hues of Okabe and Ito, told apart with any colour vision, and by marker without
-    Reading("ar", "AR reading", "AR NLL", "#0072B2", "circle"),
-    Reading("md", "MD reading", "MD NELBO", "#D55E00", "square"),
-    Reading("prefix", "prefix reading", "prefix NLL", "#009E73", "triangle"),
-)
 INK = "#1d2330"
 RULE = "#555555"  # whatever was published, beside what was measured
 HEAT = "cividis"
@@ -185,7 +169,7 @@ def alpha_axis(values: Sequence[float] = POOL) -> Axis:
 
 def present(names: Collection[str]) -> list[Reading]:
     """The readings among `names`, in their fixed order."""
-    return [reading for reading in READINGS if reading.key in names]
+    return [reading for reading in DRAWN if reading.key in names]
 
 
 def numbers(column: Any) -> list[float]:

@@ -18,13 +18,14 @@ from dualm.analysis.optimum import DRAWS, FINE, best_index
 from dualm.analysis.overfitting import difference_error
 from dualm.analysis.surface import EDGE, Surface, grid, separate
 from dualm.analysis.table import POOL, last
+from dualm.evaluation.readings import READINGS
 
 Verdict = Literal["shows", "does not show", "cannot tell"]
 
 SURE = 0.95
 NEGLIGIBLE = 0.05  # nats per token: a rise of the loss below this is no overfitting worth the word
 SAME_MODEL = 0.99  # correlation over windows of prefix and AR reading by one model; 0.9999 was measured in a small one
-NAMES = {"ar": "AR", "md": "MD"}
+NAMES = {key: READINGS[key].title.removesuffix(" reading") for key in ("ar", "md")}
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def _exposures_stay(surface: Surface) -> Part:
 
 def _prefix_wins(table: pd.DataFrame) -> Part:
     """By the mean difference over mixed runs and by the share of them; the windows' error is common to all runs."""
-    names = prefix, causal = "valid/prefix_nll", "valid/ar_nll_second_half"
+    names = prefix, causal = READINGS["prefix"].metric, READINGS["ar_second_half"].metric
     mixed = table[(table["alpha"] > 0) & (table["alpha"] < 1)]
     rows = last(mixed, prefix).dropna(subset=[causal]) if set(names) <= set(table.columns) else mixed.head(0)
     if len(rows) < 2:

@@ -11,11 +11,9 @@ from matplotlib.colors import to_hex
 
 from dualm.analysis.charts import (
     INK,
-    READINGS,
     Axis,
     Chart,
     Panel,
-    Reading,
     Series,
     budget_label,
     interval_label,
@@ -25,8 +23,8 @@ from dualm.analysis.charts import (
 )
 from dualm.analysis.isoflop import IsoFlopFit, Profile
 from dualm.analysis.power_laws import ComputeGap
+from dualm.evaluation.readings import READINGS, Reading
 
-LOOKS = {reading.key: reading for reading in READINGS}
 GRID = 41  # points of a drawn curve
 LARGEST = 0.85  # of the colour scale: the end of it is lost on white
 
@@ -46,7 +44,7 @@ def profiles(fits: Sequence[IsoFlopFit]) -> Chart:
 
 
 def _profiles_panel(fit: IsoFlopFit, ranks: dict[str, float]) -> Panel:
-    look = LOOKS[fit.reading]
+    look = READINGS[fit.reading]
     marks = tuple(
         mark for profile in fit.profiles for mark in _profile(profile, look, ranks[budget_label(profile.flops)])
     )
@@ -125,7 +123,7 @@ def _laws_panel(fits: Sequence[IsoFlopFit], quantity: str, title: str) -> Panel:
     height = float if quantity == "loss" else math.log10
     marks, budgets, values = [], [], []
     for fit in fits:
-        look, law = LOOKS[fit.reading], fit.laws[quantity]
+        look, law = READINGS[fit.reading], fit.laws[quantity]
         inside = [profile for profile in fit.profiles if profile.is_inside]
         flops = [profile.flops for profile in inside]
         line = np.geomspace(min(flops), max(flops), GRID)

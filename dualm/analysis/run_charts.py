@@ -11,13 +11,11 @@ import pandas as pd
 
 from dualm.analysis.charts import (
     INK,
-    READINGS,
     RULE,
     Axis,
     Chart,
     Dash,
     Panel,
-    Reading,
     Series,
     alpha_colour,
     alpha_label,
@@ -31,6 +29,7 @@ from dualm.analysis.charts import (
 )
 from dualm.analysis.overfitting import curve
 from dualm.analysis.scaling import ScalingFit
+from dualm.evaluation.readings import READINGS, Reading
 
 ENDS: dict[float, Dash] = {0.0: "dot", 1.0: "dash"}  # pure objectives among the mixtures
 DECADES = range(-1, 5)  # of R_D*, that the panel shows
@@ -169,9 +168,8 @@ def _name(fit: ScalingFit) -> str:
 
 def _half_lives(fits: Sequence[ScalingFit]) -> Panel:
     marks = []
-    looks = {reading.key: reading for reading in READINGS}
     for n, fit in enumerate(reversed(fits)):
-        look = looks[fit.reading]
+        look = READINGS[fit.reading]
         hover = [f"<b>{_name(fit)}, {look.title}</b><br>R_D* {fit.told}"] * 2
         ends = [_decade(fit.half_life_low), _decade(fit.half_life_high)]
         marks.append(Series("", ends, [n, n], look.colour, dash="solid", width=4, hover=hover))

@@ -10,13 +10,11 @@ import pandas as pd
 
 from dualm.analysis.charts import (
     INK,
-    READINGS,
     RULE,
     Axis,
     Chart,
     Heat,
     Panel,
-    Reading,
     Series,
     alpha_axis,
     alpha_colour,
@@ -28,6 +26,7 @@ from dualm.analysis.charts import (
     repetition_axis,
 )
 from dualm.analysis.surface import Surface, unite
+from dualm.evaluation.readings import DRAWN, Reading
 
 SPARSE = (0, 1 / 64, 1 / 8, 1 / 2, 63 / 64, 1)  # labels of alpha that fit side by side on a phone
 GRID = 41, 49  # of the heat map, repetitions by alphas
@@ -37,7 +36,7 @@ FEWEST_EXPOSURES = 1 / 16  # those below are drawn here: 0 has no logarithm
 
 def _title(name: str) -> str:
     """Of a surface: a reading's own, or `blimp, ar mode` for a task."""
-    named = {reading.key: reading.title for reading in READINGS}
+    named = {reading.key: reading.title for reading in DRAWN}
     return named.get(name) or "{}, {} mode".format(*name.split("/"))
 
 
@@ -160,7 +159,7 @@ def probability(probabilities: Mapping[str, pd.DataFrame]) -> Chart:
 
 
 def _ridges(name: str, table: pd.DataFrame) -> Panel:
-    colour = {reading.key: reading.colour for reading in READINGS}.get(name, INK)
+    colour = {reading.key: reading.colour for reading in DRAWN}.get(name, INK)
     alphas = numbers(table.columns)
     x = [alpha_place(alpha) for alpha in alphas]
     tallest = table.to_numpy().max()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dualm.errors import UserError
+from dualm.evaluation.readings import DRAWN
 
-LOSSES = {"ar": "valid/ar_nll", "md": "valid/md_nelbo", "prefix": "valid/prefix_nll"}  # nats per token
+LOSSES = {reading.key: reading.metric for reading in DRAWN}  # nats per token
 POOL = (0, 1 / 256, 1 / 64, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 15 / 16, 63 / 64, 255 / 256, 1)  # published ratios
 REQUIRED = ("run", "step", "tokens", "R", "alpha", "seed", "unique_tokens", "parameters", "finished")
 

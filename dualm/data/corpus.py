@@ -17,7 +17,8 @@ from typing import Any, Literal, TypeAlias
 
 from dualm.config import DataConfig
 from dualm.data import embedded
-from dualm.errors import UserError, choose
+from dualm.errors import UserError
+from dualm.registry import Registry
 
 Split = Literal["train", "valid"]
 SPLITS: tuple[Split, Split] = ("train", "valid")
@@ -52,7 +53,7 @@ def read(data: DataConfig, split: Split) -> Iterator[Entry]:
     Raises:
         UserError: an unknown source, or files that are missing, empty, damaged or without the field asked for.
     """
-    return (entry for entry in choose(SOURCES, "data.source", data.source)(data, split) if entry[-1].strip())
+    return (entry for entry in SOURCES.choose(data.source)(data, split) if entry[-1].strip())
 
 
 def inventory(data: DataConfig) -> list[list[Any]]:
@@ -162,11 +163,14 @@ def _paragraphs(path: Path) -> Iterator[str]:
     yield "".join(paragraph).rstrip("\n")
 
 
-TEXT_DOCUMENTS: dict[str, Callable[[Path], Iterator[str]]] = {
-    "file": _whole_file,
-    "line": lambda path: (line.rstrip("\n") for line in _lines(path)),
-    "paragraph": _paragraphs,
-}
+TEXT_DOCUMENTS: Registry[Callable[[Path], Iterator[str]]] = Registry(
+    "data.documents",
+    {
+        "file": _whole_file,
+        "line": lambda path: (line.rstrip("\n") for line in _lines(path)),
+        "paragraph": _paragraphs,
+    },
+)
 
 
 def _jsonl(data: DataConfig, split: Split) -> Iterator[Entry]:
@@ -219,13 +223,16 @@ def _load_dataset(name: str, split: str, data: DataConfig) -> Any:
     return loaded[split]
 
 
-SOURCES: dict[str, Callable[[DataConfig, Split], Iterator[Entry]]] = {
-    "embedded": _embedded,
-    "text": _text,
-    "jsonl": _jsonl,
-    "parquet": _parquet,
-    "huggingface": _huggingface,
-}
+SOURCES: Registry[Callable[[DataConfig, Split], Iterator[Entry]]] = Registry(
+    "data.source",
+    {
+        "embedded": _embedded,
+        "text": _text,
+        "jsonl": _jsonl,
+        "parquet": _parquet,
+        "huggingface": _huggingface,
+    },
+)
 
 # ---------------------------------------------------------------- files and fields
 

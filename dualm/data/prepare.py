@@ -35,7 +35,7 @@ from dualm.data import corpus, shards
 from dualm.data import tokenizer as tokenizers
 from dualm.data.corpus import Split
 from dualm.data.windows import FORMATS
-from dualm.errors import UserError, choose
+from dualm.errors import UserError
 
 BATCH = 2**22  # characters encoded at once, in parallel
 
@@ -63,7 +63,7 @@ def prepare(data: DataConfig, vocab: int) -> Path:
     Raises:
         UserError: a bad corpus or tokenizer, a folder that is not ours to replace, a full disk.
     """
-    choose(FORMATS, "data.format", data.format)
+    FORMATS.choose(data.format)
     keys = source_keys(data, vocab)
     default = f"prepared/{data.source}-{_fingerprint(keys)[:8]}"
     folder = Path(data.dir or default).expanduser().resolve()

@@ -19,7 +19,8 @@ import numpy as np
 from dualm.config import DataConfig
 from dualm.data.shards import TokenStream
 from dualm.data.tokenizer import EOS, PAD
-from dualm.errors import UserError, choose
+from dualm.errors import UserError
+from dualm.registry import Registry
 
 
 class Window(NamedTuple):
@@ -157,11 +158,14 @@ def padded(tokens: np.ndarray, context: int, token: int) -> np.ndarray:
 
 
 # By `data.format`.
-FORMATS: dict[str, Callable[[DataConfig, TokenStream, int], Windows]] = {
-    "packed": lambda data, stream, context: Packed(stream, context),
-    "rows": lambda data, stream, context: Rows(stream, context),
-    "pairs": lambda data, stream, context: Pairs(stream, context, data.supervise_prompt),
-}
+FORMATS: Registry[Callable[[DataConfig, TokenStream, int], Windows]] = Registry(
+    "data.format",
+    {
+        "packed": lambda data, stream, context: Packed(stream, context),
+        "rows": lambda data, stream, context: Rows(stream, context),
+        "pairs": lambda data, stream, context: Pairs(stream, context, data.supervise_prompt),
+    },
+)
 
 
 def open_windows(data: DataConfig, stream: TokenStream, context: int) -> Windows:
@@ -170,4 +174,4 @@ def open_windows(data: DataConfig, stream: TokenStream, context: int) -> Windows
     Raises:
         UserError: an unknown format, or pairs of which none fits.
     """
-    return choose(FORMATS, "data.format", data.format)(data, stream, context)
+    return FORMATS.choose(data.format)(data, stream, context)

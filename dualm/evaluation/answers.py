@@ -21,12 +21,12 @@ import numpy as np
 from dualm import config
 from dualm.config import DataConfig
 from dualm.data import corpus
-from dualm.errors import UserError, choose
+from dualm.errors import UserError
 from dualm.generation.samplers import Denoising
 from dualm.generation.sampling import Dice, Sampling
 from dualm.language_model import Generation, LanguageModel
+from dualm.registry import Registry
 
-MODES = ("ar", "prefix", "diffusion")
 FINAL = "####"  # what GSM8K puts before the number that counts
 
 
@@ -41,7 +41,7 @@ class Answering:
     batch: int = 8  # prompts that go through the network at once
 
     def __post_init__(self) -> None:
-        choose(MATCHERS, "--match", self.match)
+        MATCHERS.choose(self.match)
 
 
 @dataclass(frozen=True)
@@ -216,4 +216,6 @@ def _value(text: str) -> Decimal | str:
         return final
 
 
-MATCHERS: dict[str, Callable[[str, str], bool]] = {"exact": exact, "begins": begins, "final_answer": final_answer}
+MATCHERS: Registry[Callable[[str, str], bool]] = Registry(
+    "--match", {"exact": exact, "begins": begins, "final_answer": final_answer}
+)

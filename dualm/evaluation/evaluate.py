@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from dualm.errors import UserError, choose
+from dualm.errors import UserError
 from dualm.evaluation import answers, report
 from dualm.evaluation.answers import Answering, AnswerResult
 from dualm.evaluation.files import read_text
 from dualm.evaluation.perplexity import TextResult, perplexity
-from dualm.language_model import LanguageModel
-from dualm.likelihood.score import Scoring
+from dualm.language_model import GENERATION_MODES, LanguageModel
+from dualm.likelihood.modes import Scoring
 
 if TYPE_CHECKING:
     from dualm.evaluation.harness import TaskResult
@@ -56,13 +56,13 @@ class Evaluation:
                 raise UserError(f"--{name}: got {value}, expected at least {least}")
         if self.prompts:
             for mode in self.mode_names:
-                choose(dict.fromkeys(answers.MODES), "--modes", mode)
+                GENERATION_MODES.choose(mode, "--modes")
         else:
             self.scorings()
 
     @property
     def mode_names(self) -> tuple[str, ...]:
-        return self.modes or (TASK_MODES if self.tasks else TEXT_MODES if self.texts else answers.MODES)
+        return self.modes or (TASK_MODES if self.tasks else TEXT_MODES if self.texts else tuple(GENERATION_MODES))
 
     def scorings(self) -> list[Scoring]:
         """One for each mode. Raises UserError for an unknown one, or guidance where there can be none."""
@@ -126,7 +126,7 @@ def _texts(what: Evaluation, model: LanguageModel, say: Callable[[str], None]) -
     for path in what.texts:
         for scoring in what.scorings():
             say(f"{path}, mode {scoring.mode}")
-            yield perplexity(model, path, replace(scoring, shifted=model.shifted), what.stride, what.batch)
+            yield perplexity(model, path, scoring, what.stride, what.batch)
 
 
 def _answers(what: Evaluation, model: LanguageModel, say: Callable[[str], None]) -> Iterator[AnswerResult]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dualm.errors import UserError
-from dualm.likelihood.score import Pair, windows
+from dualm.likelihood.pairs import Pair, windows
 
 LONGEST = 1024  # tokens, for a judge whose configuration names no limit
 

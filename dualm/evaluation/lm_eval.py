@@ -24,7 +24,8 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from dualm.errors import UserError
 from dualm.language_model import LanguageModel
-from dualm.likelihood.score import Score, Scoring
+from dualm.likelihood.modes import Scoring
+from dualm.likelihood.pairs import Score
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -126,7 +127,7 @@ class DualLM(LM):
             raise UserError(f"max_gen_toks: got {tokens}, expected 1 to {most}, what fits into the model's context")
         return self.model.generate(
             [self._end_of(prompt, most + 1 - tokens) for prompt in prompts],
-            mode=self.scoring.mode if self.scoring.causal else "diffusion",
+            mode=self.scoring.mode if self.scoring.how.causal else "diffusion",
             max_tokens=tokens,
             temperature=how.get("temperature", 0.0),
             top_p=how.get("top_p", 1.0),

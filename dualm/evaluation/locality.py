@@ -24,6 +24,7 @@ from dualm.evaluation.files import read_text
 from dualm.evaluation.perplexity import encode_document
 from dualm.evaluation.validation import weighted_mean
 from dualm.language_model import LanguageModel
+from dualm.model.transformer import never_predicted
 from dualm.objectives.example import Batch, collate
 from dualm.objectives.masked_diffusion import MaskedDiffusion
 from dualm.objectives.time import stratified
@@ -112,10 +113,10 @@ def _read(
 
 @torch.no_grad()
 def _losses(model: LanguageModel, batch: Batch) -> np.ndarray:
-    inputs, attention, rows, targets, _, excluded = batch.to(model.device).arguments
+    inputs, attention, rows, targets, _ = batch.to(model.device).arguments
     with model.autocast():
         hidden = model.model.hidden(inputs, attention).flatten(0, 1).index_select(0, rows)
-        nll, _ = model.model.lm_head(hidden, targets, excluded)
+        nll, _ = model.model.lm_head(hidden, targets, never_predicted(attention))
     return nll.double().cpu().numpy()
 
 

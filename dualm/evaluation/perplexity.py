@@ -20,7 +20,8 @@ from dualm.errors import UserError
 from dualm.evaluation.files import read_text
 from dualm.evaluation.validation import weighted_mean
 from dualm.language_model import LanguageModel
-from dualm.likelihood.score import Pair, Scoring, windows
+from dualm.likelihood.modes import Scoring
+from dualm.likelihood.pairs import Pair, windows
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def perplexity(
     if stride is not None and not 1 <= stride <= model.context:
         raise UserError(f"--stride: got {stride}, expected 1 to {model.context}, the model's context")
     start, text = time.perf_counter(), read_text(path)
-    size = model.context + scoring.causal
+    size = model.context + scoring.how.causal
     cut = windows(encode_document(model.tokenizer, text), size, min(stride or size // 2, size - 1))
     scores = model.score_tokens(cut, scoring, batch)
     tokens = np.array([score.tokens for score in scores])

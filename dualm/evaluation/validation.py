@@ -1,11 +1,8 @@
-"""Validation: one model read three ways on the same windows, every time.
+"""Validation: one model read in several ways on the same windows, every time.
 
-    valid/ar_nll      causal, all targets
-    valid/prefix_nll  the first half read both ways, the targets after it
-    valid/ar_nll_second_half   causal, on exactly the targets of prefix_nll
-    valid/md_nelbo    uniform t, weights 1/t: the diffusion bound
+The readings are those of `dualm.evaluation.readings`. Beside them stand
 
-    valid/md_loss_t0.05 ... _t0.95   the same windows by mask rate, in bins of a tenth: cross-entropy of masked tokens
+    valid/md_loss_t0.05 ... _t0.95   the NELBO's windows by mask rate, in bins of a tenth: cross-entropy of masked tokens
 
 The NELBO is the mean of those bins, so they show where it is lost. All are nats per token, the readings with a standard
 error over windows (`..._se`) and bits per byte (`..._bpb`). The noise is a function of the window alone, so two readings
@@ -26,54 +23,12 @@ import torch
 
 from dualm.config import Recipe
 from dualm.data.windows import Window, Windows
-from dualm.objectives.autoregressive import autoregressive, next_token, with_prefix
+from dualm.evaluation.readings import READINGS
 from dualm.objectives.example import Batch, Example, Objective, collate
-from dualm.objectives.masked_diffusion import MaskedDiffusion, maskable
 from dualm.randomness import stream
 
 RATE_BINS = 10
 Score = Callable[[Batch], torch.Tensor]  # a batch -> loss of each of its windows [batch], nats per token
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One way to read a window of tokens `[context + 1]`."""
-
-    objective: Objective
-    scored: Callable[[Window], int]  # how many tokens of the window its loss averages over
-    draws: int = 1  # examples per window, their u spread over [0, 1)
-
-
-def readings(shifted: bool) -> dict[str, Reading]:
-    def half(tokens: np.ndarray, given: int) -> int:
-        return given or (len(tokens) - 1) // 2
-
-    def prefix(window: np.ndarray, u: float, rng: np.random.Generator, given: int = 0) -> Example:
-        return with_prefix(window, half(window, given))
-
-    def causal_half(window: np.ndarray, u: float, rng: np.random.Generator, given: int = 0) -> Example:
-        return next_token(window, first=half(window, given) - 1)
-
-    def from_given(window: Window) -> int:
-        return predicted(window, window.given)
-
-    def from_half(window: Window) -> int:
-        return predicted(window, half(*window))
-
-    def masked(window: Window) -> int:
-        return len(maskable(window.tokens[:-1], window.given))
-
-    return {
-        "ar_nll": Reading(autoregressive, from_given),
-        "ar_nll_second_half": Reading(causal_half, from_half),
-        "prefix_nll": Reading(prefix, from_half),
-        "md_nelbo": Reading(MaskedDiffusion(shifted=shifted), masked, draws=4),
-    }
-
-
-def predicted(window: Window, start: int) -> int:
-    """How many tokens of a window, from `start` on, next-token prediction scores."""
-    return int(np.count_nonzero(next_token(window.tokens, first=start - 1).weights))
 
 
 @dataclass(frozen=True)
@@ -92,15 +47,15 @@ class ValidationSet:
 def validate(data: ValidationSet, recipe: Recipe, score: Score, rank: int = 0, world: int = 1) -> dict[str, float]:
     """All readings of the model behind `score`. Every rank must call it; each scores its share of the windows."""
     results: dict[str, float] = {}
-    for name, reading in readings(recipe.objective.shifted).items():
-        made = [examples(data, reading, draw) for draw in range(reading.draws)]
+    for reading in READINGS.values():
+        objective = reading.objective(recipe.objective.shifted)
+        made = [examples(data, objective, draw, reading.draws) for draw in range(reading.draws)]
         drawn = np.stack([score_all(draw, recipe, score, rank, world) for draw in made])
         tokens = np.array([reading.scored(window) for window in data.windows])
         mean, error = weighted_mean(drawn.mean(axis=0), tokens)
         per_byte = data.tokens_per_byte / math.log(2)
-        base = f"valid/{name.removesuffix('_nll').removesuffix('_nelbo')}"
-        results |= {f"valid/{name}": mean, f"valid/{name}_se": error, f"{base}_bpb": mean * per_byte}
-        if name == "md_nelbo":
+        results |= {reading.metric: mean, f"{reading.metric}_se": error, reading.bits: mean * per_byte}
+        if reading.bound:
             rates = np.array([[example.rate for example in draw] for draw in made])
             results |= by_rate(drawn, rates, np.broadcast_to(tokens, drawn.shape))
     return results
@@ -118,12 +73,12 @@ def by_rate(losses: np.ndarray, rates: np.ndarray, tokens: np.ndarray) -> dict[s
     return found
 
 
-def examples(data: ValidationSet, reading: Reading, draw: int) -> list[Example]:
+def examples(data: ValidationSet, objective: Objective, draw: int, draws: int) -> list[Example]:
     """Draw number `draw` of every window; its u lie in [draw, draw + 1) / draws, in an order fixed for good."""
     n = len(data.windows)
-    u = (draw + (stream(0, "validation order").permutation(n) + 0.5) / n) / reading.draws
+    u = (draw + (stream(0, "validation order").permutation(n) + 0.5) / n) / draws
     return [
-        reading.objective(window.tokens, u[row], stream(0, "validation", row, draw), window.given)
+        objective(window.tokens, u[row], stream(0, "validation", row, draw), window.given)
         for row, window in enumerate(data.windows)
     ]
 

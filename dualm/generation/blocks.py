@@ -23,6 +23,7 @@ from dualm.model.attention import AttentionMask
 from dualm.model.cache import KVCache
 from dualm.model.guidance import head_logits, without_context
 from dualm.model.transformer import Transformer
+from dualm.objectives.masked_diffusion import outputs_of
 
 
 def denoise_blocks(
@@ -118,7 +119,7 @@ class CachedReader:
         """Logits of the masks of `active[rows]`, in order; `active` `[all rows, 1 + block]`."""
         masked = np.zeros(active.shape, dtype=bool)
         masked[rows] = active[rows] == MASK
-        outputs = torch.from_numpy(np.flatnonzero(masked) - self.shifted).to(self.device)
+        outputs = torch.from_numpy(outputs_of(masked, self.shifted)).to(self.device)
         hidden = [states.flatten(0, 1).index_select(0, outputs) for states in self._read(active)]
         without = hidden[1] if self.guidance else None
         return head_logits(self.model, hidden[0], without, self.guidance, MASK)

@@ -23,6 +23,7 @@ from dualm.model.attention import AttentionMask
 from dualm.model.guidance import Query, logits, without_context
 from dualm.model.transformer import Transformer
 from dualm.objectives.example import document_ids
+from dualm.objectives.masked_diffusion import outputs_of
 
 
 class Guess(NamedTuple):
@@ -69,7 +70,10 @@ def denoise(
 ) -> Iterator[Step]:
     """Fill the masks of `tokens` `[rows, length]`, rows padded with `<pad>` on the right; yields every step.
 
-    Position 0 must be given. Guidance goes without all tokens that are given but that one.
+    Guidance goes without all tokens that are given but the first.
+
+    Raises:
+        ValueError: position 0 of a row is masked, and no output of a shifted model predicts it.
     """
     device = next(model.parameters()).device
     given = (tokens != MASK) & (tokens != PAD)
@@ -81,7 +85,7 @@ def denoise(
         query = Query(
             torch.from_numpy(inputs).to(device),
             AttentionMask("bidirectional", torch.from_numpy(document_ids(inputs))),
-            torch.from_numpy(np.flatnonzero(masked) - shifted).to(device),
+            torch.from_numpy(outputs_of(masked, shifted)).to(device),
             unconditional=None if without is None else torch.from_numpy(without).to(device),
             guidance=options.guidance,
         )

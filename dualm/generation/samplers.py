@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dualm.errors import UserError, choose
+from dualm.errors import UserError
+from dualm.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Denoising:
     eta: float = 0.05  # remask: largest probability of hiding a committed token again in a step
 
     def __post_init__(self) -> None:
-        choose(SAMPLERS, "sampler", self.sampler)
+        SAMPLERS.choose(self.sampler)
         for name, least in (("steps", 1), ("block", 1), ("gamma", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -138,12 +139,15 @@ def expected_count(masks: int, left: int) -> int:
     return masks - masks * (left - 1) // left
 
 
-SAMPLERS: dict[str, Sampler] = {
-    "ancestral": Sampler(ancestral),
-    "ancestral_cached": Sampler(ancestral, cached=True),
-    "confidence": Sampler(confidence),
-    "entropy_bound": Sampler(entropy_bound),
-    "threshold": Sampler(threshold),
-    "remask": Sampler(remask, remasks=True),
-    "remask_confidence": Sampler(remask_confidence, remasks=True),
-}
+SAMPLERS: Registry[Sampler] = Registry(
+    "sampler",
+    {
+        "ancestral": Sampler(ancestral),
+        "ancestral_cached": Sampler(ancestral, cached=True),
+        "confidence": Sampler(confidence),
+        "entropy_bound": Sampler(entropy_bound),
+        "threshold": Sampler(threshold),
+        "remask": Sampler(remask, remasks=True),
+        "remask_confidence": Sampler(remask_confidence, remasks=True),
+    },
+)

@@ -9,12 +9,12 @@ from typing import Any
 
 from dualm import config
 from dualm.config import Recipe
+from dualm.evaluation.readings import TABLE
 from dualm.language_model import LanguageModel
 from dualm.model import size
 from dualm.plan.budget import Budget
 from dualm.plan.mixture import alpha_schedule
-from dualm.runs import read_metrics
-from dualm.summary import READINGS
+from dualm.runs import is_validation, read_metrics
 
 VERSIONS = ("torch", "deepspeed", "tokenizers")
 
@@ -34,7 +34,7 @@ class History:
         if not name.startswith("step-") or not (run / "recipe.yaml").is_file():
             return cls()
         step = int(name.removeprefix("step-"))
-        validated = [row for row in read_metrics(run) if "valid/ar_nll" in row and row["step"] <= step]
+        validated = [row for row in read_metrics(run) if is_validation(row) and row["step"] <= step]
         environment = run / "environment.json"
         return cls(
             recipe=config.load(run / "recipe.yaml"),
@@ -102,7 +102,7 @@ def _training(recipe: Recipe) -> str:
 def _validation(row: dict[str, Any]) -> str:
     readings = [
         (text, f"{row[metric]:.3f}", f"{row[metric + '_se']:.3f}", f"{row[bits]:.3f}")
-        for metric, (text, bits) in READINGS.items()
+        for metric, text, bits in TABLE
         if metric in row
     ]
     table = _table(("reading", "nats/token", "± s.e.", "bits/byte"), readings)

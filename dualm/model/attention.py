@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dualm.errors import UserError
+from dualm.registry import Registry
 
 Kind = Literal["causal", "bidirectional", "prefix"]
 
@@ -101,6 +102,7 @@ HALF = frozenset((torch.bfloat16, torch.float16))
 
 @dataclass(frozen=True)
 class Capability:
+    rank: int  # `auto` takes the backend of the lowest rank that covers the mask and is there
     masks: frozenset[tuple[str, bool]] = EVERY_MASK
     devices: frozenset[str] | None = None  # None: every device
     dtypes: frozenset[torch.dtype] | None = None  # None: every dtype
@@ -113,24 +115,18 @@ class Capability:
         )
 
 
-# The fastest first: `auto` takes the first that covers the mask and is there.
 CAPABILITIES: dict[str, Capability] = {
-    "flash": Capability(masks=NO_PREFIX, devices=frozenset({"cuda"}), dtypes=HALF),
-    "flex": Capability(devices=frozenset({"cuda"})),
-    "xformers": Capability(masks=NO_PREFIX, devices=frozenset({"cuda"})),
-    "sdpa": Capability(),
+    "flash": Capability(0, masks=NO_PREFIX, devices=frozenset({"cuda"}), dtypes=HALF),
+    "flex": Capability(1, devices=frozenset({"cuda"})),
+    "xformers": Capability(2, masks=NO_PREFIX, devices=frozenset({"cuda"})),
+    "sdpa": Capability(3),
 }
+BACKENDS = Registry("model.attention", {"auto": None, **CAPABILITIES})
 
 
 def load(name: str) -> Backend:
     """The backend of that name (a key of `CAPABILITIES`)."""
     return cast(Backend, importlib.import_module(f"dualm.model.backends.{name}"))
-
-
-def check_name(name: str) -> None:
-    """Refuse a value of `model.attention` that names no backend. Raises UserError."""
-    if name != "auto" and name not in CAPABILITIES:
-        raise UserError(f"model.attention: got {name!r}, expected auto or {' or '.join(CAPABILITIES)}")
 
 
 def choose(name: str, mask: AttentionMask, device: torch.device, dtype: torch.dtype) -> Backend:
@@ -139,10 +135,11 @@ def choose(name: str, mask: AttentionMask, device: torch.device, dtype: torch.dt
     Raises:
         UserError: the backend can't do it or isn't installed; the message names those that can.
     """
-    check_name(name)
+    BACKENDS.choose(name)
     if name != "auto" and CAPABILITIES[name].covers(mask, device, dtype) and load(name).missing() is None:
         return load(name)
-    able = [other for other, can in CAPABILITIES.items() if can.covers(mask, device, dtype)]
+    ranked = sorted(CAPABILITIES.items(), key=lambda item: item[1].rank)
+    able = [other for other, can in ranked if can.covers(mask, device, dtype)]
     able = [other for other in able if load(other).missing() is None]
     if name == "auto":
         return load(able[0])  # there is always sdpa

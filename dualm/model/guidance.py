@@ -12,20 +12,19 @@ from torch import Tensor
 from dualm.data.tokenizer import MASK
 from dualm.model.attention import AttentionMask
 from dualm.model.loss import CHUNK_ELEMENTS
-from dualm.model.transformer import Transformer
+from dualm.model.transformer import Transformer, never_predicted
 
 
 class Query(NamedTuple):
     """Outputs to read: the flat indices `rows` `[n]` into `inputs` `[batch, length]` under an attention mask.
 
-    `excluded` is a token whose logit is −inf. `unconditional` `[batch, length]` are the inputs as guidance sees them
+    `unconditional` `[batch, length]` are the inputs as guidance sees them
     without their context, and `guidance` is its weight; a weight of 0 asks the model once.
     """
 
     inputs: Tensor
     attention: AttentionMask
     rows: Tensor
-    excluded: int | None = MASK
     unconditional: Tensor | None = None
     guidance: float = 0.0
 
@@ -48,7 +47,7 @@ def logits(model: Transformer, query: Query) -> Iterator[Tensor]:
 
     guided = query.guidance != 0 and query.unconditional is not None
     without = hidden(query.unconditional) if guided and query.unconditional is not None else None
-    yield from head_logits(model, hidden(query.inputs), without, query.guidance, query.excluded)
+    yield from head_logits(model, hidden(query.inputs), without, query.guidance, never_predicted(query.attention))
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from dualm.config import ModelConfig
 from dualm.data.tokenizer import MASK
 from dualm.errors import UserError
 from dualm.model import size
-from dualm.model.attention import AttentionMask, check_name, choose
+from dualm.model.attention import BACKENDS, AttentionMask, choose
 from dualm.model.cache import KVCache
 from dualm.model.conditioning import Conditioning, Modulation, Modulations, gated, modulate
 from dualm.model.initialization import initial
@@ -181,6 +181,14 @@ class Backbone(nn.Module):
         return modulate(self.norm(x_BLH), last)
 
 
+def never_predicted(attention: AttentionMask) -> int | None:
+    """The token of zero masking probabilities (SUBS: Sahoo et al. 2024, section 3.2.3): `<mask>` where masks are filled.
+
+    That is under bidirectional attention. A causal model may predict every token.
+    """
+    return MASK if attention.kind == "bidirectional" else None
+
+
 class LMHead(nn.Linear):
     """Hidden states to logits or to losses.
 
@@ -198,7 +206,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        check_name(config.attention)
+        BACKENDS.choose(config.attention)
         self.config = config
         self.model = Backbone(config)
         self.lm_head = LMHead(config.hidden, config.vocab, bias=False)
@@ -217,7 +225,6 @@ class Transformer(nn.Module):
         rows: Tensor,
         targets: Tensor,
         weights: Tensor,
-        excluded: int | None = None,
     ) -> Losses:
         """Losses at the supervised positions.
 
@@ -227,10 +234,9 @@ class Transformer(nn.Module):
                 with a graph to every parameter (under ZeRO every rank must run every module).
             targets: `[S]` int64, the token each of them predicts.
             weights: `[S]` float32.
-            excluded: token that is never predicted (logit −inf), such as the mask token.
         """
         hidden_SH = self.model(inputs, attention).flatten(0, 1).index_select(0, rows)
-        nll_S, log_z_S = self.lm_head(hidden_SH, targets, excluded)
+        nll_S, log_z_S = self.lm_head(hidden_SH, targets, never_predicted(attention))
         zeros_B, row_S = nll_S.new_zeros(inputs.shape[0]), rows // inputs.shape[1]
         return Losses(
             nll=zeros_B.index_add(0, row_S, weights * nll_S), z=zeros_B.index_add(0, row_S, weights * log_z_S**2)
@@ -240,14 +246,12 @@ class Transformer(nn.Module):
         """`[B, L]` tokens → final hidden states `[B, L, H]`."""
         return self.model(inputs, attention)
 
-    def logits(
-        self, inputs: Tensor, attention: AttentionMask, rows: Tensor | None = None, excluded: int | None = None
-    ) -> Tensor:
-        """Float32 logits `[B, L, V]`, or `[S, V]` of the flat indices `rows` into `[B · L]`."""
+    def logits(self, inputs: Tensor, attention: AttentionMask, rows: Tensor | None = None) -> Tensor:
+        """Float32 logits `[B, L, V]` as the network gives them, or `[S, V]` of the flat indices `rows` into `[B · L]`."""
         hidden = self.model(inputs, attention)
         if rows is not None:
             hidden = hidden.flatten(0, 1).index_select(0, rows)
-        return self.lm_head(hidden, excluded=excluded)
+        return self.lm_head(hidden)
 
     def extend(self, inputs: Tensor, columns: Tensor, visible: Tensor, cache: KVCache) -> Tensor:
         """Read tokens into a cache, and return their final hidden states `[B, L, H]`; `self.lm_head` makes logits.

@@ -1,27 +1,74 @@
-"""Objectives by name. A new one is a function (window, u, rng, given) -> Example and one line here."""
+"""Objectives by name.
+
+A new one is a function (window, u, rng, given) -> Example, made by a builder, and one line in OBJECTIVES. A recipe names it
+as `objective.ar` or `objective.md`, the objective of its half of the ratio alpha.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from dualm.config import ObjectiveConfig
-from dualm.errors import choose
-from dualm.objectives.autoregressive import AUTOREGRESSIVE, prefix_autoregressive
+from dualm.errors import UserError
+from dualm.objectives.autoregressive import autoregressive, masked_input, prefix_autoregressive
 from dualm.objectives.example import Objective
 from dualm.objectives.masked_diffusion import MaskedDiffusion
-from dualm.objectives.time import DENSITIES, Density
+from dualm.objectives.time import Density
+from dualm.registry import Registry
+
+Half = Literal["ar", "md"]
+HALVES: tuple[Half, ...] = get_args(Half)
 
 
-def density(config: ObjectiveConfig) -> Density:
-    return choose(DENSITIES, "objective.time", config.time)(config)
+def unweighted(config: ObjectiveConfig) -> float:
+    return 1.0
 
 
-def masked_diffusion(config: ObjectiveConfig, time: Density) -> MaskedDiffusion:
-    return MaskedDiffusion(time, config.mask_count, config.weighting, config.shifted, config.hide_prompt)
+def ar_weight(config: ObjectiveConfig) -> float:
+    return config.ar_weight
 
 
-OBJECTIVES: dict[str, Callable[[ObjectiveConfig], Objective]] = {
-    "ar": lambda config: choose(AUTOREGRESSIVE, "objective.ar", config.ar)(config),
-    "prefix": lambda config: prefix_autoregressive,
-    "md": lambda config: masked_diffusion(config, density(config)),
-}
+@dataclass(frozen=True)
+class ObjectiveEntry:
+    """What mixture, loop, cost, metrics and results must know of an objective."""
+
+    half: Half  # of the ratio alpha: `ar` objectives share alpha of the windows, `md` ones the rest
+    build: Callable[[ObjectiveConfig, Density], Objective]  # Density: that of the mask rate t
+    metric: str  # its mean loss is reported as train/<metric>
+    weight: Callable[[ObjectiveConfig], float] = unweighted  # of its loss
+    share: Callable[[ObjectiveConfig], float] | None = None  # of its half; None: what the others leave, if it is named
+
+
+OBJECTIVES = Registry(
+    "objective",
+    {
+        "autoregressive": ObjectiveEntry("ar", lambda config, time: autoregressive, "ar_loss", ar_weight),
+        "masked_input": ObjectiveEntry(
+            "ar", lambda config, time: masked_input(config.input_mask), "ar_loss", ar_weight
+        ),
+        "prefix": ObjectiveEntry(
+            "ar",
+            lambda config, time: prefix_autoregressive,
+            "prefix_loss",
+            ar_weight,
+            lambda config: config.prefix_fraction,
+        ),
+        "masked_diffusion": ObjectiveEntry("md", MaskedDiffusion.of, "md_loss"),
+    },
+)
+
+
+def main_objective(config: ObjectiveConfig, half: Half) -> str:
+    """The objective that `objective.<half>` names. Raises UserError with the choices."""
+    name: str = getattr(config, half)
+    choices = [other for other, entry in OBJECTIVES.items() if entry.half == half and entry.share is None]
+    if name not in choices:
+        raise UserError(f"objective.{half}: got {name!r}, expected {' or '.join(choices)}")
+    return name
+
+
+def train_metrics() -> list[str]:
+    """The metrics of all objectives, `train/...`, each once."""
+    return list(dict.fromkeys(f"train/{entry.metric}" for entry in OBJECTIVES.values()))

@@ -6,12 +6,10 @@ targets  x_1 x_2 ... x_L         where both lie in one document, from the first 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from dualm.config import ObjectiveConfig
 from dualm.data.tokenizer import BOS, EOS, MASK, PAD
 from dualm.model.attention import Kind
 from dualm.objectives.example import Example, Objective
@@ -49,13 +47,6 @@ def masked_input(rate: float) -> Objective:
         return replace(example, inputs=noisy)
 
     return objective
-
-
-# What the windows that are not masked diffusion's train, by `objective.ar`.
-AUTOREGRESSIVE: dict[str, Callable[[ObjectiveConfig], Objective]] = {
-    "autoregressive": lambda config: autoregressive,
-    "masked_input": lambda config: masked_input(config.input_mask),
-}
 
 
 def next_token(window: np.ndarray, first: int, attention: Kind = "causal", prefix: int = 0) -> Example:

@@ -27,7 +27,6 @@ class Example:
     weights: np.ndarray
     attention: Kind  # kind of attention mask: causal | bidirectional | prefix
     prefix: int = 0  # positions that see each other both ways (kind prefix)
-    excluded: int | None = None  # token that can't be predicted: its logit is -inf
     rate: float = 0.0  # share of the maskable inputs that are masked (masked diffusion)
 
 
@@ -50,12 +49,11 @@ class Batch:
     rows: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
-    excluded: int | None
     rates: np.ndarray
 
     @property
-    def arguments(self) -> tuple[torch.Tensor, AttentionMask, torch.Tensor, torch.Tensor, torch.Tensor, int | None]:
-        return self.inputs, self.attention, self.rows, self.targets, self.weights, self.excluded
+    def arguments(self) -> tuple[torch.Tensor, AttentionMask, torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.inputs, self.attention, self.rows, self.targets, self.weights
 
     def to(self, device: torch.device) -> Batch:
         """Move the tensors; the mask stays on the host, where attention backends read lengths without a sync."""
@@ -98,6 +96,5 @@ def collate(examples: Sequence[Example], keep_in_document: bool = True) -> Batch
         rows=torch.from_numpy(rows),
         targets=torch.from_numpy(targets.reshape(-1)[rows]),
         weights=torch.from_numpy(weights.reshape(-1)[rows].astype(np.float32)),
-        excluded=examples[0].excluded,
         rates=np.array([example.rate for example in examples]),
     )

@@ -22,39 +22,63 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dualm.config import ObjectiveConfig
 from dualm.data.tokenizer import BOS, MASK, PAD
 from dualm.objectives.example import Example
 from dualm.objectives.time import UNIFORM, Density
+from dualm.registry import Registry
 
-# (mask rate, dt/ds = 1/q there, E[t]) -> what a masked token weighs
-WEIGHTINGS: dict[str, Callable[[float, float, float], float]] = {
-    "elbo": lambda rate, slope, mean: 1 / rate,  # the NELBO if t is uniform
-    "flat": lambda rate, slope, mean: 1 / mean,  # every supervised token of the batch alike
-    "importance": lambda rate, slope, mean: slope / rate,  # the NELBO whatever the density, where it is not zero
-}
+# By `objective.weighting`: (mask rate, dt/ds = 1/q there, E[t]) -> weight of a masked token.
+WEIGHTINGS: Registry[Callable[[float, float, float], float]] = Registry(
+    "objective.weighting",
+    {
+        "elbo": lambda rate, slope, mean: 1 / rate,  # the NELBO if t is uniform
+        "flat": lambda rate, slope, mean: 1 / mean,  # every supervised token of the batch alike
+        "importance": lambda rate, slope, mean: slope / rate,  # the NELBO whatever the density, where it is not zero
+    },
+)
+
+
+def exact(positions: np.ndarray, t: float, time: Density, rng: np.random.Generator) -> tuple[np.ndarray, float, float]:
+    """k = ceil(N * t) of N positions; the rate is k/N."""
+    n = max(1, len(positions))
+    count = max(1, math.ceil(t * n))
+    rate = count / n
+    return rng.permutation(positions)[:count], rate, 1 / (n * (time.cdf(rate) - time.cdf(rate - 1 / n)))
+
+
+def bernoulli(
+    positions: np.ndarray, t: float, time: Density, rng: np.random.Generator
+) -> tuple[np.ndarray, float, float]:
+    """Each position with probability t, as MDLM and SMDM do; the rate is t."""
+    return positions[rng.random(len(positions)) < t], t, time.slope(t)
+
+
+MaskCount = Callable[[np.ndarray, float, Density, np.random.Generator], tuple[np.ndarray, float, float]]
+
+# By `objective.mask_count`: (maskable positions, t, its density, rng) -> masked positions, mask rate, dt/ds there.
+MASK_COUNTS: Registry[MaskCount] = Registry("objective.mask_count", {"exact": exact, "bernoulli": bernoulli})
 
 
 @dataclass(frozen=True)
 class MaskedDiffusion:
     time: Density = UNIFORM
-    mask_count: str = "exact"  # exact | bernoulli (independent masking, w = 1/t, as MDLM and SMDM do)
+    mask_count: str = "exact"
     weighting: str = "elbo"
     shifted: bool = True  # False: the output at i predicts token i (plain MDM)
     hide_prompt: float = 0.0  # share of windows whose given tokens are hidden (Ho and Salimans 2022, section 3.2)
 
+    @classmethod
+    def of(cls, config: ObjectiveConfig, time: Density) -> MaskedDiffusion:
+        return cls(time, config.mask_count, config.weighting, config.shifted, config.hide_prompt)
+
     def __call__(self, window: np.ndarray, u: float, rng: np.random.Generator, given: int = 0) -> Example:
         """Mask the inputs of `window` `[length + 1]` from `given` on at rate t(u)."""
         inputs = window[:-1]
-        places = maskable(inputs, given)
-        t, n = self.time.quantile(u), max(1, len(places))
-        if self.mask_count == "exact":
-            count = max(1, math.ceil(t * n))
-            masked, rate = rng.permutation(places)[:count], count / n
-            slope = 1 / (n * (self.time.cdf(rate) - self.time.cdf(rate - 1 / n)))
-        else:
-            masked, rate, slope = places[rng.random(len(places)) < t], t, self.time.slope(t)
+        positions = maskable(inputs, given)
+        masked, rate, slope = MASK_COUNTS[self.mask_count](positions, self.time.quantile(u), self.time, rng)
         weight = WEIGHTINGS[self.weighting](rate, slope, self.time.mean)
-        example = replace(mask_out(inputs, masked, weight / n, self.shifted), rate=rate)
+        example = replace(mask_out(inputs, masked, weight / max(1, len(positions)), self.shifted), rate=rate)
         if self.hide_prompt and rng.random() < self.hide_prompt:
             example.inputs[1:given] = MASK
         return example
@@ -67,12 +91,29 @@ def maskable(inputs: np.ndarray, given: int = 0) -> np.ndarray:
     return np.flatnonzero(allowed)
 
 
+def output_of(positions: np.ndarray, shifted: bool) -> np.ndarray:
+    """The outputs that predict the tokens at `positions`: one earlier if outputs are shifted.
+
+    Raises:
+        ValueError: outputs are shifted and position 0 is among them: no output predicts it.
+    """
+    if shifted and not positions.all():
+        raise ValueError("position 0 is masked, and no output of a shifted model predicts it")
+    return positions - 1 if shifted else positions
+
+
+def outputs_of(masked: np.ndarray, shifted: bool) -> np.ndarray:
+    """The same of a batch: where `masked` `[rows, length]` is true, as flat indices into its outputs, in order."""
+    row, position = np.nonzero(masked)
+    return row * masked.shape[1] + output_of(position, shifted)
+
+
 def mask_out(inputs: np.ndarray, masked: np.ndarray, weight: float | np.ndarray, shifted: bool) -> Example:
     """Hide the positions `masked` `[k]`; score each with `weight` (one or `[k]`) at the output that predicts it."""
     noisy = inputs.copy()
     noisy[masked] = MASK
-    outputs = masked - 1 if shifted else masked
+    outputs = output_of(masked, shifted)
     targets, weights = np.zeros_like(inputs), np.zeros(len(inputs))
     targets[outputs] = inputs[masked]
     weights[outputs] = weight
-    return Example(noisy, targets, weights, "bidirectional", excluded=MASK)
+    return Example(noisy, targets, weights, "bidirectional")

@@ -20,6 +20,7 @@ from statistics import NormalDist
 import numpy as np
 
 from dualm.config import ObjectiveConfig
+from dualm.registry import Registry
 
 
 def iid(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -32,7 +33,9 @@ def stratified(rng: np.random.Generator, n: int) -> np.ndarray:
     return (rng.random() + np.arange(n) / n) % 1.0
 
 
-DRAWS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {"stratified": stratified, "iid": iid}
+DRAWS: Registry[Callable[[np.random.Generator, int], np.ndarray]] = Registry(
+    "objective.draws", {"stratified": stratified, "iid": iid}
+)
 
 
 @dataclass(frozen=True)
@@ -137,12 +140,20 @@ def histogram(shares: Sequence[float]) -> Density:
 BINS = 20  # of the learned density
 
 
-DENSITIES: dict[str, Callable[[ObjectiveConfig], Density]] = {
-    "uniform": lambda config: UNIFORM,
-    "bell": lambda config: bell(config.time_mean, config.time_std, config.time_min),
-    "beta": lambda config: beta(*config.time_beta),
-    "learned": lambda config: histogram([1.0] * BINS),  # where it begins: see dualm.training.learned_time
-    "cosine": lambda config: cosine(),
-    "polynomial": lambda config: polynomial(config.time_power),
-    "geometric": lambda config: geometric(*config.time_noise),
-}
+DENSITIES: Registry[Callable[[ObjectiveConfig], Density]] = Registry(
+    "objective.time",
+    {
+        "uniform": lambda config: UNIFORM,
+        "bell": lambda config: bell(config.time_mean, config.time_std, config.time_min),
+        "beta": lambda config: beta(*config.time_beta),
+        "learned": lambda config: histogram([1.0] * BINS),  # where it begins: see dualm.training.learned_time
+        "cosine": lambda config: cosine(),
+        "polynomial": lambda config: polynomial(config.time_power),
+        "geometric": lambda config: geometric(*config.time_noise),
+    },
+)
+
+
+def density(config: ObjectiveConfig) -> Density:
+    """The density that `objective.time` names. Raises UserError."""
+    return DENSITIES.choose(config.time)(config)

@@ -13,17 +13,17 @@ who computed it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from dualm.config import Recipe
 from dualm.data.tokenizer import PAD
 from dualm.data.windows import Window, Windows
-from dualm.objectives import OBJECTIVES, masked_diffusion
+from dualm.objectives import OBJECTIVES
 from dualm.objectives.example import Batch, Example, Objective, collate
-from dualm.objectives.time import DRAWS, Density
+from dualm.objectives.time import DRAWS, Density, density
 from dualm.plan.budget import Budget
 from dualm.plan.mixture import Mixture, alpha_schedule
 from dualm.plan.order import Order
@@ -36,22 +36,22 @@ class TrainingBatches:
     budget: Budget
     mixture: Mixture
     order: Order
-    objectives: dict[str, Objective]
     windows: Windows
+    objectives: Mapping[str, Objective] = field(default_factory=dict)
 
     @classmethod
     def of(cls, recipe: Recipe, windows: Windows) -> TrainingBatches:
         train, config = recipe.train, recipe.objective
         budget = Budget.of(recipe)
         alpha = alpha_schedule(config.alpha, budget.repetitions, budget.steps)
-        mixture = Mixture.of(alpha, train.global_batch // train.micro_batch, config.prefix_fraction)
+        mixture = Mixture.of(alpha, train.global_batch // train.micro_batch, config)
         order = Order(recipe.run.seed, budget.windows, train.micro_batch, mixture.is_ar, mixture.ar_before)
-        objectives = {name: build(config) for name, build in OBJECTIVES.items()}
-        return cls(recipe, budget, mixture, order, objectives, windows)
+        return cls(recipe, budget, mixture, order, windows).with_time(density(config))
 
-    def with_time(self, density: Density) -> TrainingBatches:
+    def with_time(self, time: Density) -> TrainingBatches:
         """The same batches, but for the density of t."""
-        return replace(self, objectives=self.objectives | {"md": masked_diffusion(self.recipe.objective, density)})
+        config = self.recipe.objective
+        return replace(self, objectives={name: entry.build(config, time) for name, entry in OBJECTIVES.items()})
 
     def plan(self, step: int) -> tuple[list[str], np.ndarray]:
         """The objective of every micro-batch of a step, and u of every sequence `[micro_batches, micro_batch]`.
@@ -61,9 +61,10 @@ class TrainingBatches:
         first, size = step * self.mixture.per_step, self.recipe.train.micro_batch
         names = [self.mixture.name(first + place) for place in range(self.mixture.per_step)]
         u = np.empty((len(names), size))
-        for number, name in enumerate(OBJECTIVES):
+        draw = DRAWS[self.recipe.objective.draws]
+        for name in set(names):
             places = [place for place, other in enumerate(names) if other == name]
-            draw = DRAWS[self.recipe.objective.draws]
+            number = {"prefix": 1, "masked_diffusion": 2}.get(name, 0)
             drawn = draw(stream(self.recipe.run.seed, "time", step, number), len(places) * size)
             u[places] = drawn.reshape(len(places), size)
         return names, u

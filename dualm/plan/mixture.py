@@ -11,6 +11,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from dualm.config import ObjectiveConfig
+from dualm.objectives import OBJECTIVES, Half, main_objective
+
 Counts: TypeAlias = np.ndarray | np.int64
 
 ONE = 1 << 32  # 1.0 in fixed point; sums stay in int64 for 2^31 micro-batches
@@ -31,36 +34,79 @@ def alpha_schedule(alpha: Any, repetitions: int, steps: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Portion:
+    """The objectives of one half of the ratio: each of `shared` takes its fixed-point share of the half, `main` the rest.
+
+    The shares are of what those before leave, so that every count is rounded, never off by 1.
+    """
+
+    main: str
+    shared: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, config: ObjectiveConfig, half: Half) -> Portion:
+        """Raises UserError if `objective.<half>` names no objective of that half."""
+        left, shared = 1.0, []
+        for name, entry in OBJECTIVES.items():
+            share = entry.share(config) if entry.share and entry.half == half else 0.0
+            if share:
+                shared.append((name, round(min(1.0, share / left) * ONE)))
+                left = max(left - share, 1e-12)
+        return cls(main_objective(config, half), tuple(shared))
+
+    def name(self, number: int) -> str:
+        """The objective of micro-batch `number` of this half, counted from 0."""
+        for name, share in self.shared:
+            before = rounded(number * share)
+            if rounded((number + 1) * share) > before:
+                return name
+            number -= before
+        return self.main
+
+    def counts(self, micros: int) -> dict[str, int]:
+        """How many of the first `micros` micro-batches of this half each objective gets."""
+        counts = {}
+        for name, share in self.shared:
+            counts[name] = rounded(micros * share)
+            micros -= counts[name]
+        return {self.main: micros, **counts}
+
+
+def rounded(fixed: Any) -> Any:
+    """A fixed-point number to the nearest integer."""
+    return (fixed + HALF) >> 32
+
+
+@dataclass(frozen=True)
 class Mixture:
-    """The objective of every micro-batch: `ar`, `prefix` (an AR micro-batch under a prefix mask) or `md`."""
+    """The objective of every micro-batch."""
 
     alpha: np.ndarray  # [steps] int64, fixed point
     before_step: np.ndarray  # [steps] int64: sum of alpha over all micro-batches of earlier steps
     per_step: int  # micro-batches in a global batch
-    prefix_fraction: int  # fixed point
+    ar: Portion
+    md: Portion
 
     @classmethod
-    def of(cls, alpha: np.ndarray, per_step: int, prefix_fraction: float = 0.0) -> Mixture:
+    def of(cls, alpha: np.ndarray, per_step: int, config: ObjectiveConfig) -> Mixture:
         fixed = np.rint(alpha * ONE).astype(np.int64)
         before = np.concatenate([[0], np.cumsum(fixed * per_step)[:-1]])
-        return cls(fixed, before, per_step, round(prefix_fraction * ONE))
+        return cls(fixed, before, per_step, Portion.of(config, "ar"), Portion.of(config, "md"))
 
     def ar_before(self, micro: Counts) -> Counts:
         """How many of the first `micro` micro-batches of the run are AR, elementwise."""
         step = np.minimum(micro // self.per_step, len(self.alpha) - 1)
-        exact = self.before_step[step] + (micro - step * self.per_step) * self.alpha[step]
-        return (exact + HALF) >> 32
+        return rounded(self.before_step[step] + (micro - step * self.per_step) * self.alpha[step])
 
     def is_ar(self, micro: Counts) -> np.ndarray | np.bool_:
         return self.ar_before(micro + 1) > self.ar_before(micro)
 
     def name(self, micro: int) -> str:
         """The registered objective of micro-batch number `micro`, counted over the whole run."""
-        if not self.is_ar(np.int64(micro)):
-            return "md"
         earlier = int(self.ar_before(np.int64(micro)))
-        return "prefix" if self.prefixes_before(earlier + 1) > self.prefixes_before(earlier) else "ar"
+        return self.ar.name(earlier) if self.is_ar(np.int64(micro)) else self.md.name(micro - earlier)
 
-    def prefixes_before(self, ar_micro: int) -> int:
-        """How many of the first `ar_micro` AR micro-batches read a prefix both ways."""
-        return (ar_micro * self.prefix_fraction + HALF) >> 32
+    def counts(self, micros: int) -> dict[str, int]:
+        """How many of the first `micros` micro-batches of the run each objective gets."""
+        ar = int(self.ar_before(np.int64(micros)))
+        return self.ar.counts(ar) | self.md.counts(micros - ar)

@@ -121,7 +121,7 @@ def is_finished(run: Path, rows: list[dict[str, Any]], steps: int) -> bool:
     """Whether the last step's checkpoint and its validation are there."""
     folders = runs.checkpoints(run)
     saved = bool(folders) and folders[-1].name == f"step-{steps:06d}"
-    return saved and any(row["step"] == steps and "valid/ar_nll" in row for row in rows)
+    return saved and any(row["step"] == steps and runs.is_validation(row) for row in rows)
 
 
 def is_locked(run: Path) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dualm import config, files, runs
 from dualm.errors import UserError
 from dualm.model import size
+from dualm.objectives import train_metrics
 from dualm.plan.budget import Budget
 from dualm.plan.mixture import alpha_schedule
 from dualm.sweep import scores
@@ -26,7 +27,7 @@ from dualm.sweep.folder import is_finished, read_definition
 if TYPE_CHECKING:
     import pandas as pd
 
-TRAINED = ("train/ar_loss", "train/prefix_loss", "train/md_loss", "train/loss")
+TRAINED = (*train_metrics(), "train/loss")
 FIRST = ("run", "step", "tokens")
 DERIVED = (
     "R",
@@ -96,7 +97,7 @@ def run_rows(run: Path, axes: list[str]) -> tuple[list[dict[str, Any]], list[str
     trained = dict.fromkeys(TRAINED)
     for row in metrics:  # by step, and at one step training before validation
         trained |= {name: row[name] for name in TRAINED if name in row}
-        if "valid/ar_nll" in row:
+        if runs.is_validation(row):
             epochs = row["tokens"] / budget.unique_tokens
             so_far = float(alphas[: row["step"]].mean())
             valid = {name: value for name, value in row.items() if name.startswith("valid/")}

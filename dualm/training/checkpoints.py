@@ -42,11 +42,7 @@ FULL_DISK = 2**20  # bytes free after a failed write below which the disk is cal
 def is_special(step: int, recipe: Recipe, steps: int) -> bool:
     """Whether the checkpoint after `step` updates is kept for good: the last, exponential, before cooldown."""
     config = recipe.checkpoint
-    cooldown = (
-        config.before_cooldown
-        and recipe.schedule.name == "trapezoid"
-        and step == cooldown_start(recipe.schedule, steps)
-    )
+    cooldown = config.before_cooldown and step == cooldown_start(recipe.schedule, steps)
     return step == steps or cooldown or (config.exponential and step & (step - 1) == 0)
 
 

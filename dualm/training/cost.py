@@ -5,20 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-import numpy as np
-import torch
-
-from dualm.config import Recipe
-from dualm.data.windows import FORMATS
-from dualm.errors import choose
+from dualm.config import Recipe, flatten
+from dualm.data import corpus, windows  # noqa: F401  (for check_choices, their registries)
 from dualm.model import size
-from dualm.model.attention import check_name
-from dualm.objectives import OBJECTIVES
+from dualm.model.precision import PRECISIONS
+from dualm.objectives import OBJECTIVES, Half
 from dualm.plan.budget import Budget
 from dualm.plan.mixture import Mixture, alpha_schedule
+from dualm.registry import check_choices
+from dualm.training import schedules  # noqa: F401  (likewise)
 from dualm.training.engine import accumulation_steps
-from dualm.training.optimizers import OPTIMIZERS, is_hidden_matrix
-from dualm.training.schedules import SCHEDULES
+from dualm.training.optimizers import OPTIMIZERS
 
 GIB = 1024**3
 
@@ -41,11 +38,15 @@ class Cost:
     @property
     def ar_exposures(self) -> float:
         """How often a unique token is trained autoregressively: alpha * R where the budget divides evenly."""
-        return (self.sequences["ar"] + self.sequences["prefix"]) / self.budget.windows
+        return self._exposures("ar")
 
     @property
     def md_exposures(self) -> float:
-        return self.sequences["md"] / self.budget.windows
+        return self._exposures("md")
+
+    def _exposures(self, half: Half) -> float:
+        trained = (count for name, count in self.sequences.items() if OBJECTIVES[name].half == half)
+        return sum(trained) / self.budget.windows
 
 
 def cost(recipe: Recipe, gpus: int) -> Cost:
@@ -54,26 +55,19 @@ def cost(recipe: Recipe, gpus: int) -> Cost:
     Raises:
         UserError: what `train` would refuse before it touches the data.
     """
-    for objective in OBJECTIVES.values():
-        objective(recipe.objective)
-    choose(FORMATS, "data.format", recipe.data.format)
-    choose(OPTIMIZERS, "optimizer.name", recipe.optimizer.name)
-    choose(SCHEDULES, "schedule.name", recipe.schedule.name)
-    check_name(recipe.model.attention)
+    check_choices(flatten(recipe))
     budget = Budget.of(recipe)
     alpha = alpha_schedule(recipe.objective.alpha, budget.repetitions, budget.steps)
     tokens = budget.sequences * budget.context
+    per_step = recipe.train.global_batch // recipe.train.micro_batch
+    mixture, micros = Mixture.of(alpha, per_step, recipe.objective), budget.steps * per_step
     return Cost(
         parameters=size.parameter_count(recipe.model),
         parameters_without_embedding=size.parameter_count(recipe.model, embedding=False),
         budget=budget,
         accumulation=accumulation_steps(recipe, gpus),
         mean_alpha=float(alpha.mean()),
-        sequences=_sequences(
-            recipe,
-            Mixture.of(alpha, recipe.train.global_batch // recipe.train.micro_batch, recipe.objective.prefix_fraction),
-            budget,
-        ),
+        sequences={name: count * recipe.train.micro_batch for name, count in mixture.counts(micros).items()},
         flops=float(tokens) * size.flops_per_token(recipe.model, budget.context),
         memory=[memory(recipe, gpus, stage) / GIB for stage in range(4)],
     )
@@ -82,28 +76,15 @@ def cost(recipe: Recipe, gpus: int) -> Cost:
 def memory(recipe: Recipe, gpus: int, stage: int) -> float:
     """Bytes per GPU: weights, gradients, optimizer state and activations; an estimate, without fragmentation.
 
-    Weights and gradients are float32, as are AdamW's two moments and Muon's one. Stages 1 to 3 keep a second,
+    Weights and gradients are float32. Stages 1 to 3 keep a second,
     partitioned copy of the weights for the optimizer (ZeRO, section 5). Their moving average is kept as they are.
     """
     shapes = size.shapes(recipe.model)
     total = sum(map(prod, shapes.values()))
-    hidden = sum(prod(shape) for name, shape in shapes.items() if is_hidden_matrix(name, len(shape)))
-    state = 8 * total - (4 * hidden if recipe.optimizer.name == "muon" else 0)
+    state = OPTIMIZERS.choose(recipe.optimizer.name).state_bytes(shapes)
     parts = [gpus if stage >= needed else 1 for needed in (3, 2, 1)]
     weights, gradients = (4 + 4 * (recipe.optimizer.ema > 0)) * total / parts[0], 4 * total / parts[1]
     optimizer = (state + (4 * total if stage else 0)) / parts[2]
-    dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
-    return (
-        weights
-        + gradients
-        + optimizer
-        + size.activation_bytes(recipe.model, recipe.train.micro_batch, recipe.model.context, dtype)
-    )
-
-
-def _sequences(recipe: Recipe, mixture: Mixture, budget: Budget) -> dict[str, int]:
-    micros = budget.steps * mixture.per_step
-    ar = int(mixture.ar_before(np.int64(micros)))
-    prefix = mixture.prefixes_before(ar)
-    counts = {"ar": ar - prefix, "prefix": prefix, "md": micros - ar}
-    return {name: count * recipe.train.micro_batch for name, count in counts.items()}
+    dtype = PRECISIONS[recipe.train.precision]
+    activations = size.activation_bytes(recipe.model, recipe.train.micro_batch, recipe.model.context, dtype)
+    return weights + gradients + optimizer + activations

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from dualm.config import Recipe
-from dualm.errors import UserError, choose
+from dualm.errors import UserError
+from dualm.model.precision import PRECISIONS
 from dualm.model.transformer import Transformer
 from dualm.training.distributed import World
 from dualm.training.optimizers import OPTIMIZERS
@@ -26,19 +27,19 @@ def accumulation_steps(recipe: Recipe, world_size: int) -> int:
 
 def deepspeed_config(recipe: Recipe, world_size: int) -> dict[str, Any]:
     train = recipe.train
-    # With Muon the optimizer clips (see MuonClippingAdam); at stage 0 every optimizer does.
-    engine_clips = recipe.optimizer.name != "muon" and train.zero_stage > 0
+    optimizer = OPTIMIZERS.choose(recipe.optimizer.name)
+    engine_clips = train.zero_stage > 0 and not optimizer.clips  # at stage 0 every optimizer clips itself
     return {
         "train_batch_size": train.global_batch,
         "train_micro_batch_size_per_gpu": train.micro_batch,
         "gradient_accumulation_steps": accumulation_steps(recipe, world_size),
         "gradient_clipping": recipe.optimizer.clip if engine_clips else 0.0,
         "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": train.zero_stage, "reduce_scatter": recipe.optimizer.name != "muon"},
+        "zero_optimization": {"stage": train.zero_stage, "reduce_scatter": optimizer.reduce_scatter},
         # fp32 masters under autocast, gradients reduced in fp32: the same scheme at every stage.
         "torch_autocast": {
-            "enabled": train.precision == "bf16",
-            "dtype": "bfloat16",
+            "enabled": PRECISIONS[train.precision] != torch.float32,
+            "dtype": str(PRECISIONS[train.precision]).removeprefix("torch."),
             "lower_precision_safe_modules": [],
         },
         "steps_per_print": None,
@@ -49,7 +50,7 @@ def build_engine(recipe: Recipe, model: Transformer, world: World) -> Any:
     """Wrap `model` for training. The engine's `module` is the model, its forward the model's."""
     import deepspeed
 
-    build = choose(OPTIMIZERS, "optimizer.name", recipe.optimizer.name)
+    build = OPTIMIZERS.choose(recipe.optimizer.name).build
     model.to(world.device)
     optimizer = build(model.named_parameters(), recipe.optimizer, recipe.train.zero_stage)
     engine, *_ = deepspeed.initialize(

@@ -27,6 +27,7 @@ from dualm.data.windows import open_windows
 from dualm.errors import UserError
 from dualm.interop import initialize
 from dualm.model.transformer import Transformer
+from dualm.objectives import OBJECTIVES
 from dualm.objectives.example import Batch
 from dualm.plan.batches import TrainingBatches
 from dualm.randomness import stream
@@ -217,12 +218,12 @@ class Stepper:
             if recipe.model.dropout:
                 self._seed_dropout(step, self.run.world.rank + turn * self.run.world.size)
             losses = engine(*batch.to(self.run.world.device).arguments)
-            weight = 1.0 if name == "md" else recipe.objective.ar_weight
-            trained = weight * (losses.nll + recipe.objective.z_loss * losses.z)
+            objective = OBJECTIVES[name]
+            trained = objective.weight(recipe.objective) * (losses.nll + recipe.objective.z_loss * losses.z)
             engine.backward(trained.mean())
             engine.step()
-            self.tally.add(name, losses, trained)
-            if name == "md":
+            self.tally.add(f"train/{objective.metric}", losses, trained)
+            if objective.half == "md":
                 self.run.state.time.add(batch, losses.nll)
         self.steps += 1
 

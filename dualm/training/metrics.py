@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dualm.model.transformer import Losses
-from dualm.objectives import OBJECTIVES
+from dualm.objectives import train_metrics
 from dualm.training.distributed import World
 
 
@@ -24,11 +24,11 @@ class Tally:
     """
 
     def __init__(self, device: torch.device):
-        self._names = list(OBJECTIVES)
+        self._names = train_metrics()
         self._sums = torch.zeros(len(self._names) + 1, 2, dtype=torch.float64, device=device)
 
     def add(self, name: str, losses: Losses, trained: torch.Tensor) -> None:
-        """`trained` `[batch]` is what the optimizer sees of each row: weighted, with the z-loss."""
+        """Count a micro-batch for the metric `name`. `trained` `[batch]` is what the optimizer sees of each row: weighted, with the z-loss."""
         self._add(self._names.index(name), losses.nll)
         self._add(len(self._names), trained)
 
@@ -42,7 +42,7 @@ class Tally:
         torch.distributed.all_reduce(self._sums)
         sums = self._sums.tolist()
         self._sums.zero_()
-        names = [*(f"train/{name}_loss" for name in self._names), "train/loss"]
+        names = [*self._names, "train/loss"]
         return {name: total / count for name, (total, count) in zip(names, sums, strict=True) if count}
 
 
@@ -99,8 +99,8 @@ class Reporter:
                 sink.close()
 
     def _show(self, row: dict[str, Any]) -> None:
-        losses = [("ar", "train/ar_loss"), ("prefix", "train/prefix_loss"), ("md", "train/md_loss")]
-        status = " ".join(f"{label} {row[name]:.3f}" for label, name in losses if name in row)
+        losses = {name: row[name] for name in train_metrics() if name in row}
+        status = " ".join(f"{name[6:].removesuffix('_loss')} {loss:.3f}" for name, loss in losses.items())
         status = f"{row['tokens'] / 1e6:.2f}M tokens, {row['perf/tokens_per_second']:,.0f} tok/s, {status}"
         self._bar.update(self._task, completed=row["step"], status=status)
         last = row["step"] == self._steps

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from dualm.config import OptimizerConfig
+from dualm.registry import Registry
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
@@ -157,10 +159,35 @@ def muon(named: NamedParameters, config: OptimizerConfig, zero_stage: int) -> to
     return MuonClippingAdam(muon_groups(named, config))
 
 
-OPTIMIZERS: dict[str, Callable[[NamedParameters, OptimizerConfig, int], torch.optim.Optimizer]] = {
-    "adamw": adamw,
-    "muon": muon,
-}
+@dataclass(frozen=True)
+class OptimizerEntry:
+    """An optimizer, and what engine and cost must know of it."""
+
+    build: Callable[[NamedParameters, OptimizerConfig, int], torch.optim.Optimizer]  # int: the ZeRO stage
+    state_bytes: Callable[[Mapping[str, Sequence[int]]], int]  # of its state for parameters of these shapes
+    clips: bool = False  # clips gradients itself at every ZeRO stage
+    reduce_scatter: bool = True  # whether ZeRO may reduce a part of a gradient on each rank
+
+
+def adamw_bytes(shapes: Mapping[str, Sequence[int]]) -> int:
+    """Two moments in float32."""
+    return 8 * sum(map(math.prod, shapes.values()))
+
+
+def muon_bytes(shapes: Mapping[str, Sequence[int]]) -> int:
+    """One momentum in float32 for the hidden matrices, two moments for the rest."""
+    return adamw_bytes(shapes) - sum(
+        4 * math.prod(one) for name, one in shapes.items() if is_hidden_matrix(name, len(one))
+    )
+
+
+OPTIMIZERS = Registry(
+    "optimizer.name",
+    {
+        "adamw": OptimizerEntry(adamw, adamw_bytes),
+        "muon": OptimizerEntry(muon, muon_bytes, clips=True, reduce_scatter=False),
+    },
+)
 
 
 def set_learning_rate(optimizer: Any, learning_rate: float) -> None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from dualm.config import ScheduleConfig
-from dualm.errors import choose
+from dualm.registry import Registry
 
-Schedule = Callable[[int, int, ScheduleConfig], float]  # (step, steps, config) -> fraction of the peak
+
+@dataclass(frozen=True)
+class Schedule:
+    fraction: Callable[[int, int, ScheduleConfig], float]  # (step, steps, config) -> fraction of the peak
+    cooldown_start: Callable[[int, ScheduleConfig], int] | None = (
+        None  # (steps, config) -> first step; None: no cooldown
+    )
 
 
 def in_steps(length: float, steps: int) -> int:
@@ -18,10 +25,10 @@ def in_steps(length: float, steps: int) -> int:
 
 def warmup_steps(config: ScheduleConfig, steps: int) -> int:
     """The steps over which the learning rate rises to its peak."""
-    return max(config.warmup_least, in_steps(config.warmup, steps))
+    return max(config.warmup_min, in_steps(config.warmup, steps))
 
 
-def cooldown_start(config: ScheduleConfig, steps: int) -> int:
+def trapezoid_cooldown(steps: int, config: ScheduleConfig) -> int:
     """The first step of the trapezoid's cooldown."""
     return steps - in_steps(config.cooldown, steps)
 
@@ -43,10 +50,23 @@ def constant(step: int, steps: int, config: ScheduleConfig) -> float:
     return 1.0
 
 
-SCHEDULES: dict[str, Schedule] = {"trapezoid": trapezoid, "cosine": cosine, "constant": constant}
+SCHEDULES = Registry(
+    "schedule.name",
+    {
+        "trapezoid": Schedule(trapezoid, trapezoid_cooldown),
+        "cosine": Schedule(cosine),
+        "constant": Schedule(constant),
+    },
+)
+
+
+def cooldown_start(config: ScheduleConfig, steps: int) -> int | None:
+    """The first step of the cooldown; None if the schedule has none."""
+    start = SCHEDULES.choose(config.name).cooldown_start
+    return start and start(steps, config)
 
 
 def learning_rate(step: int, steps: int, peak: float, config: ScheduleConfig) -> float:
     """The learning rate of update number `step`, counted from 0; every schedule warms up in a straight line."""
     warmup = min(1.0, (step + 1) / max(1, warmup_steps(config, steps)))
-    return peak * warmup * choose(SCHEDULES, "schedule.name", config.name)(step, steps, config)
+    return peak * warmup * SCHEDULES.choose(config.name).fraction(step, steps, config)

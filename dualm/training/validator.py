@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +13,14 @@ from dualm.config import Recipe
 from dualm.data.shards import Shards
 from dualm.data.tokenizer import BOS
 from dualm.data.windows import open_windows
+from dualm.evaluation.readings import UNIGRAM, bits_per_byte
 from dualm.evaluation.unigram import unigram_nll
 from dualm.evaluation.validation import ValidationSet, validate
 from dualm.generation.autoregressive import decode
 from dualm.generation.diffusion import canvas, denoise
 from dualm.generation.samplers import Denoising
 from dualm.generation.sampling import Dice, Sampling, before_end
+from dualm.model.precision import autocast
 from dualm.model.transformer import Transformer
 from dualm.objectives.example import Batch
 from dualm.plan.batches import TrainingBatches
@@ -44,8 +45,8 @@ class Validator:
         data = ValidationSet.of(recipe, windows, predicted / split["bytes"])
         mean, error = unigram_nll(data, batches.windows, batches.budget.windows, recipe.model.vocab)
         per_byte = data.tokens_per_byte / math.log(2)
-        baseline = {"unigram_nll": mean, "unigram_nll_se": error, "unigram_bpb": mean * per_byte}
-        return cls(recipe, world, shards, data, {f"valid/{name}": value for name, value in baseline.items()})
+        baseline = {UNIGRAM: mean, f"{UNIGRAM}_se": error, bits_per_byte(UNIGRAM): mean * per_byte}
+        return cls(recipe, world, shards, data, baseline)
 
     @torch.no_grad()
     def losses(self, engine: Any) -> dict[str, float]:
@@ -65,11 +66,10 @@ class Validator:
         if length < 2:
             return {}
         prompt, count = [np.array([BOS])], length - 1
-        half = self.recipe.train.precision == "bf16"
         dice = [[Dice.of(self.recipe.run.seed, step, self.world.device)] for _ in ("ar", "md")]
         options, shifted = Denoising("ancestral_cached", steps=length), self.recipe.objective.shifted
         model.eval()
-        with torch.autocast(self.world.device.type, torch.bfloat16) if half else nullcontext():
+        with autocast(self.recipe.train.precision, self.world.device):
             ar = list(decode(model, prompt, count, dice[0], Sampling()))
             *_, md = denoise(model, canvas(prompt, count), dice[1], Sampling(), options, shifted)
         model.train()

@@ -100,7 +100,7 @@ def test_all_numbers_are_written(published: Analysis, tmp_path: Path) -> None:
 def test_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dualm.analysis.command.write_report", lambda *_: "a page")  # has tests of its own
+    monkeypatch.setattr("dualm.analysis.report.write_report", lambda *_: "a page")  # has tests of its own
     table = synthetic.results(validations=8)
     table[table["R"].isin([1, 16, 128])].to_csv(tmp_path / "results.csv", index=False)
     assert main(["analyze", str(tmp_path), "--suggest", "2"]) == 0

@@ -15,10 +15,10 @@ from dualm.config import DataConfig
 from dualm.data.tokenizer import MASK
 from dualm.errors import UserError
 from dualm.evaluation import answers
-from dualm.evaluation.answers import MATCHERS, MODES, Answering, before, decode_anew, pair_format, read_pairs, respond
+from dualm.evaluation.answers import MATCHERS, Answering, before, decode_anew, pair_format, read_pairs, respond
 from dualm.generation.samplers import Denoising
 from dualm.generation.sampling import Dice, Sampling, before_end
-from dualm.language_model import LanguageModel
+from dualm.language_model import GENERATION_MODES, LanguageModel
 from tests.conftest import Tiny
 from tests.evaluation.tiny import save_model, write_lines
 from tests.test_cli import one_line
@@ -229,7 +229,7 @@ def test_a_model_learns_its_pairs_and_answers_them_in_every_mode(tiny: Tiny) -> 
     data = pair_format(tiny.folder / "run")
     pairs = read_pairs(text, data)
     assert pairs == learned
-    for mode in MODES:
+    for mode in GENERATION_MODES:
         assert answers.evaluate_answers(model, text, pairs, mode, Answering()).accuracy == 1, mode
 
 

@@ -13,7 +13,7 @@ import dualm
 from dualm.cli import main
 from dualm.errors import UserError
 from dualm.language_model import LanguageModel
-from dualm.likelihood.score import MODES
+from dualm.likelihood.modes import MODES
 from tests.evaluation.test_tasks import local_yaml
 from tests.evaluation.tiny import save_model, write_data
 from tests.test_cli import one_line

@@ -18,7 +18,8 @@ from dualm.data.tokenizer import BOS, RESERVED
 from dualm.errors import UserError
 from dualm.evaluation.perplexity import perplexity
 from dualm.language_model import LanguageModel
-from dualm.likelihood.score import Pair, Scoring
+from dualm.likelihood.modes import Scoring
+from dualm.likelihood.pairs import Pair
 from dualm.model.attention import AttentionMask
 from tests.evaluation.tiny import save_model
 from tests.test_cli import one_line

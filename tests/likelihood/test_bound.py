@@ -32,7 +32,12 @@ def log_probability(model: Transformer, masked: tuple[int, ...], shifted: bool) 
     inputs = torch.from_numpy(WINDOW[:-1].copy())[None]
     inputs[0, list(masked)] = MASK
     with torch.no_grad():
-        log_p = model.logits(inputs, AttentionMask("bidirectional"), excluded=MASK)[0].double().log_softmax(-1)
+        log_p = (
+            model.logits(inputs, AttentionMask("bidirectional"))[0]
+            .double()
+            .index_fill(-1, torch.tensor(MASK), -torch.inf)
+            .log_softmax(-1)
+        )
     return {place: float(log_p[place - 1 if shifted else place, WINDOW[place]]) for place in masked}
 
 

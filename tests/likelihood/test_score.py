@@ -15,7 +15,9 @@ from dualm.errors import UserError
 from dualm.generation.diffusion import canvas, denoise
 from dualm.generation.samplers import Denoising
 from dualm.generation.sampling import Dice, Sampling
-from dualm.likelihood.score import MODES, Pair, Scoring, score, windows
+from dualm.likelihood.modes import MODES, Scoring
+from dualm.likelihood.pairs import Pair, windows
+from dualm.likelihood.score import score
 from dualm.model.attention import AttentionMask
 from dualm.model.transformer import Transformer
 from tests.conftest import random_model
@@ -34,8 +36,8 @@ def pair(*continuation: int) -> Pair:
     return Pair(CONTEXT, np.array(continuation))
 
 
-def one(model: Transformer, what: Pair, mode: str, **options: object) -> float:
-    return score(model, [what], Scoring(mode, **options))[0].log_likelihood  # type: ignore[arg-type]
+def one(model: Transformer, what: Pair, mode: str, shifted: bool = True, **options: object) -> float:
+    return score(model, [what], Scoring(mode, **options), shifted)[0].log_likelihood  # type: ignore[arg-type]
 
 
 def hidden_logits(model: Transformer, tokens: Sequence[int], hidden: Sequence[int], shifted: bool = True) -> np.ndarray:
@@ -43,7 +45,11 @@ def hidden_logits(model: Transformer, tokens: Sequence[int], hidden: Sequence[in
     inputs = torch.tensor(tokens)[None].clone()
     inputs[0, list(hidden)] = MASK
     with torch.no_grad():
-        logits = model.logits(inputs, AttentionMask("bidirectional"), excluded=MASK)[0].double()
+        logits = (
+            model.logits(inputs, AttentionMask("bidirectional"))[0]
+            .double()
+            .index_fill(-1, torch.tensor(MASK), -torch.inf)
+        )
     return logits[[place - shifted for place in hidden]].log_softmax(-1).numpy()
 
 
@@ -105,7 +111,7 @@ def test_mask_padding_is_seen_and_never_scored(model: Transformer, shifted: bool
     padded, first = [*CONTEXT, 16, 18, MASK, MASK, MASK], len(CONTEXT)
     asked = [hidden_logits(model, padded, [first + j], shifted)[0, padded[first + j]] for j in (0, 1)]
     expected = float(sum(asked))
-    found = score(model, [what], Scoring("pll", shifted, mask_padding=length))[0].log_likelihood
+    found = score(model, [what], Scoring("pll", mask_padding=length), shifted)[0].log_likelihood
     assert found == pytest.approx(expected, abs=1e-5)
     assert abs(found - one(model, what, "pll", shifted=shifted)) > 1e-4
     for wrong in ({"mode": "ar", "mask_padding": 4}, {"mode": "exact", "mask_padding": 4}, {"mask_padding": -1}):
@@ -187,7 +193,7 @@ def test_only_the_seed_changes_the_masks(model: Transformer) -> None:
 def test_pairs_longer_than_the_context(model: Transformer, mode: str) -> None:
     rng = np.random.default_rng(0)
     scoring = Scoring(mode, draws=3)
-    size = 8 + scoring.causal
+    size = 8 + scoring.how.causal
     long = Pair(np.append(BOS, rng.integers(16, VOCAB, 20)), rng.integers(16, VOCAB, 3))
     cut = Pair(long.context[-(size - 3) :], long.continuation)
     assert one(model, long, mode, draws=3) == pytest.approx(one(model, cut, mode, draws=3), abs=1e-6)

@@ -17,8 +17,9 @@ import torch
 from dualm.config import ObjectiveConfig
 from dualm.data.tokenizer import BOS, MASK
 from dualm.model.loss import linear_cross_entropy
-from dualm.objectives import OBJECTIVES, density
 from dualm.objectives.example import collate
+from dualm.objectives.masked_diffusion import MaskedDiffusion
+from dualm.objectives.time import density
 
 VOCAB, LENGTH = 40, 24
 WINDOW = np.concatenate([[BOS], np.random.default_rng(0).integers(16, VOCAB, LENGTH)])
@@ -56,12 +57,12 @@ def test_the_loss_is_the_papers_equation(schedule: str, shifted: bool) -> None:
     if shifted:
         logits = np.roll(logits, 1, axis=0)  # the output at i - 1 is that of position i
     for s in (0.2, 0.55, 0.9):
-        example = OBJECTIVES["md"](config)(WINDOW, 1 - s, np.random.default_rng(7))
+        example = MaskedDiffusion.of(config, density(config))(WINDOW, 1 - s, np.random.default_rng(7))
         assert example.rate == pytest.approx(1 - ALPHAS[schedule](s), abs=1e-9)
         masked = np.flatnonzero(example.inputs == MASK)
         assert len(masked) > 0
         batch = collate([example])
-        nll, _ = linear_cross_entropy(hidden[batch.rows], head, batch.targets, batch.excluded)
+        nll, _ = linear_cross_entropy(hidden[batch.rows], head, batch.targets, MASK)
         ours = float((nll * batch.weights).sum())
         assert ours == pytest.approx(integrand(ALPHAS[schedule], s, logits, masked), rel=1e-5)
 
@@ -69,9 +70,7 @@ def test_the_loss_is_the_papers_equation(schedule: str, shifted: bool) -> None:
 def test_elbo_and_importance_are_one_for_uniform_time() -> None:
     for count in ("exact", "bernoulli"):
         weights = [
-            OBJECTIVES["md"](ObjectiveConfig(mask_count=count, weighting=weighting))(
-                WINDOW, 0.4, np.random.default_rng(1)
-            ).weights
+            MaskedDiffusion(mask_count=count, weighting=weighting)(WINDOW, 0.4, np.random.default_rng(1)).weights
             for weighting in ("elbo", "importance")
         ]
         assert weights[0] == pytest.approx(weights[1])

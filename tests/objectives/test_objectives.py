@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 from dualm.config import ObjectiveConfig
 from dualm.data.tokenizer import BOS, EOS, MASK, PAD
+from dualm.model.attention import AttentionMask
+from dualm.model.transformer import never_predicted
 from dualm.objectives import OBJECTIVES
 from dualm.objectives.autoregressive import autoregressive, with_prefix
 from dualm.objectives.example import collate, document_ids
 from dualm.objectives.masked_diffusion import MaskedDiffusion, maskable
+from dualm.objectives.time import UNIFORM
 
 WINDOW = np.array([BOS, 20, 21, EOS, BOS, 30, 31, 32, EOS])
 RNG = np.random.default_rng(0)
@@ -32,7 +35,7 @@ def test_ar_predicts_the_next_token_of_the_same_document() -> None:
 
 @given(windows, quantiles)
 def test_prefix_scores_only_what_follows_it(window: np.ndarray, u: float) -> None:
-    example = OBJECTIVES["prefix"](ObjectiveConfig())(window, u, RNG)
+    example = OBJECTIVES["prefix"].build(ObjectiveConfig(), UNIFORM)(window, u, RNG)
     assert 1 <= example.prefix <= len(window) - 2
     supervised = np.flatnonzero(example.weights)
     assert all(supervised + 1 >= example.prefix)  # the target at i+1 is outside the prefix
@@ -40,7 +43,7 @@ def test_prefix_scores_only_what_follows_it(window: np.ndarray, u: float) -> Non
 
 
 def test_prefix_lengths_cover_their_range() -> None:
-    prefix = OBJECTIVES["prefix"](ObjectiveConfig())
+    prefix = OBJECTIVES["prefix"].build(ObjectiveConfig(), UNIFORM)
     lengths = {prefix(WINDOW, u, RNG).prefix for u in np.linspace(0, 1, 500, endpoint=False)}
     assert lengths == set(range(1, 8))
 
@@ -61,7 +64,7 @@ def test_md_masks_and_scores_the_same_tokens(
     outputs = np.flatnonzero(example.weights)
     assert np.array_equal(outputs + 1 if shifted else outputs, masked)
     assert np.array_equal(example.targets[outputs], inputs[masked])
-    assert example.excluded == MASK
+    assert never_predicted(AttentionMask(example.attention)) == MASK
 
 
 @given(st.integers(1, 50), quantiles)
@@ -98,7 +101,7 @@ def test_a_prompt_is_neither_masked_nor_scored() -> None:
     window = np.array([BOS, 20, 21, 22, 30, 31, EOS, EOS, EOS])
     ar = autoregressive(window, 0.0, RNG, given=4)
     assert np.flatnonzero(ar.weights).tolist() == [3, 4, 5]  # 30, 31 and the first </s>; the padding teaches nothing
-    prefix = OBJECTIVES["prefix"](ObjectiveConfig())(window, 0.9, RNG, 4)
+    prefix = OBJECTIVES["prefix"].build(ObjectiveConfig(), UNIFORM)(window, 0.9, RNG, 4)
     assert (prefix.prefix, np.flatnonzero(prefix.weights).tolist()) == (4, [3, 4, 5])
     for seed in range(20):
         md = MaskedDiffusion()(window, 0.0, np.random.default_rng(seed), 4)  # t = 1: all that may be is masked
@@ -121,7 +124,7 @@ def test_a_prompt_is_hidden_as_often_as_asked() -> None:
 def test_masked_inputs_leave_the_targets_alone() -> None:
     window = np.concatenate([[BOS], np.arange(20, 220), [EOS]])
     plain = autoregressive(window, 0.0, RNG)
-    masked = OBJECTIVES["ar"](ObjectiveConfig(ar="masked_input", input_mask=0.3))(window, 0.0, RNG)
+    masked = OBJECTIVES["masked_input"].build(ObjectiveConfig(input_mask=0.3), UNIFORM)(window, 0.0, RNG)
     assert np.array_equal(masked.targets, plain.targets)
     assert np.array_equal(masked.weights, plain.weights)
     assert masked.attention == "causal"

@@ -7,8 +7,7 @@ import pytest
 
 from dualm.config import ObjectiveConfig
 from dualm.errors import UserError
-from dualm.objectives import density
-from dualm.objectives.time import DENSITIES, DRAWS, Density, histogram
+from dualm.objectives.time import DENSITIES, DRAWS, Density, density, histogram
 
 CASES = {
     **{name: ObjectiveConfig(time=name) for name in DENSITIES},

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualm.config import DataConfig, ModelConfig, Recipe, TrainConfig
+from dualm.config import DataConfig, ModelConfig, ObjectiveConfig, Recipe, TrainConfig
 from dualm.errors import UserError
 from dualm.plan.budget import Budget
 from dualm.plan.mixture import Mixture
@@ -22,7 +22,7 @@ def recipe(context: int = 4, batch: int = 8, **keys: int | None) -> Recipe:
 
 
 def order(seed: int, windows: int, micro_batch: int, alpha: float) -> Order:
-    mixture = Mixture.of(np.full(1, alpha), 1)
+    mixture = Mixture.of(np.full(1, alpha), 1, ObjectiveConfig())
     return Order(seed, windows, micro_batch, mixture.is_ar, mixture.ar_before)
 
 

@@ -16,10 +16,10 @@ import pytest
 from dualm import config
 from dualm.cli import main
 from dualm.model.size import flops_per_token
-from dualm.sweep.command import eta
 from dualm.sweep.folder import Progress
 from dualm.sweep.grid import load
 from dualm.sweep.local import Task, environment
+from dualm.sweep.screen import eta
 from tests.sweep.conftest import NAMES, TinySweep
 from tests.test_cli import one_line
 

@@ -34,11 +34,11 @@ def test_cosine() -> None:
 
 
 def test_a_warmup_has_its_least_steps() -> None:
-    few = rates(steps=100, name="cosine", warmup=0.1, warmup_least=40)
+    few = rates(steps=100, name="cosine", warmup=0.1, warmup_min=40)
     assert few[19] == pytest.approx(1.0)
     assert few[39] == few[40] == pytest.approx(2.0)
     assert few[70] == pytest.approx(1.0)  # half of the cosine, which begins where the warmup ends
-    many = rates(steps=1000, name="cosine", warmup=0.1, warmup_least=40)
+    many = rates(steps=1000, name="cosine", warmup=0.1, warmup_min=40)
     assert many[99] == pytest.approx(2.0)  # a tenth of the steps is more
 
 

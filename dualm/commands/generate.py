@@ -1,4 +1,4 @@
-"""`dualm generate`: from prompts or a text with holes to text on the terminal, in a file, or as a page."""
+"""`dualm generate RUN [PROMPT ...]`: from prompts or a text with masks to text on the terminal, in a file, or as a page."""
 
 from __future__ import annotations
 
@@ -12,14 +12,46 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from dualm.commands.options import add_batch, add_device, add_run, check_least
 from dualm.data.tokenizer import EOS, MASK
 from dualm.errors import UserError
 from dualm.generation.diffusion import Step, canvas
-from dualm.generation.options import DENOISING
-from dualm.generation.samplers import Denoising
+from dualm.generation.samplers import SAMPLERS, Denoising
 from dualm.generation.sampling import Dice, Sampling
 from dualm.generation.trace import page, watch, write_page
 from dualm.language_model import Generation, LanguageModel
+
+HELP = "continue prompts, or fill the masks of a text"
+DENOISING = ("sampler", "steps", "block", "guidance", "gamma", "tau", "eta")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    default = Denoising()
+    add_run(parser)
+    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="texts to continue; none: begin a document")
+    parser.add_argument("--mode", default="ar", help="ar | prefix | diffusion (default ar)")
+    parser.add_argument("--infill", metavar="TEXT", help="fill the <mask> and <mask:N> in TEXT, by diffusion")
+    parser.add_argument("--max-tokens", type=int, help="length of a continuation (default 64, at most the context)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0: the most likely token (default 1)")
+    parser.add_argument("--top-k", type=int, default=0, help="only the k most likely tokens (default all)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="only the nucleus of this probability (default 1)")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; may be repeated")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other texts (default 0)")
+    diffusion = parser.add_argument_group("diffusion")
+    diffusion.add_argument("--sampler", default=default.sampler, help=f"{' | '.join(SAMPLERS)} ({default.sampler})")
+    diffusion.add_argument("--steps", type=int, help="network calls, per block if there are blocks (default: tokens)")
+    diffusion.add_argument("--block", type=int, help="tokens at once, left to right; lets a text outgrow the context")
+    diffusion.add_argument("--guidance", type=float, default=0.0, help="weight of classifier-free guidance (default 0)")
+    diffusion.add_argument("--gamma", type=float, default=default.gamma, help=f"entropy_bound: nats ({default.gamma})")
+    diffusion.add_argument("--tau", type=float, default=default.tau, help=f"threshold: probability ({default.tau})")
+    diffusion.add_argument("--eta", type=float, default=default.eta, help=f"remask: probability ({default.eta})")
+    diffusion.add_argument("--watch", action="store_true", help="show in the terminal what each step commits")
+    diffusion.add_argument("--trace", type=Path, metavar="FILE", help="write a page that plays the unmasking")
+    output = parser.add_argument_group("output")
+    output.add_argument("--count", type=int, default=1, help="texts per prompt (default 1)")
+    output.add_argument("--out", type=Path, metavar="FILE", help="write the texts as JSON lines, for dualm quality")
+    add_batch(parser, 16)
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -54,9 +86,7 @@ def _check(a: argparse.Namespace, task: Generation) -> None:
         raise UserError(f"--infill: got prompts beside it ({a.prompts[0]!r}), expected the text with masks alone")
     if (a.watch or a.trace) and (len(a.prompts) > 1 or a.count > 1):
         raise UserError(f"--{'watch' if a.watch else 'trace'}: got several texts, expected one prompt and --count 1")
-    for name in ("count", "batch"):
-        if getattr(a, name) < 1:
-            raise UserError(f"--{name}: got {getattr(a, name)}, expected at least 1")
+    check_least(a, count=1, batch=1)
 
 
 def _infill(model: LanguageModel, a: argparse.Namespace, task: Generation) -> str:

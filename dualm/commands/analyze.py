@@ -1,0 +1,50 @@
+"""`dualm analyze DIR`: overfitting, best alpha, scaling; the table of a sweep in, tables and a report out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from dualm.errors import UserError
+
+HELP = "analyse the results of a sweep: overfitting, best alpha, scaling"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sweep", metavar="DIR", help="the folder of a sweep, or a results table (.parquet or .csv)")
+    parser.add_argument(
+        "--suggest", type=int, default=0, metavar="N", help="write the N most informative runs to train next"
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder of the tables (default: DIR/analysis)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    if arguments.suggest < 0:
+        raise UserError(f"--suggest: got {arguments.suggest}, expected how many runs to suggest")
+    folder = Path(arguments.sweep)
+    default = (folder if folder.is_dir() else folder.parent) / "analysis"
+    analyze_sweep(folder, Path(arguments.out) if arguments.out else default, arguments.suggest)
+
+
+def analyze_sweep(folder: Path, out: Path, suggestions: int) -> None:
+    """Analyse the sweep in `folder` into `out`. Raises UserError if there is nothing to analyse."""
+    from dualm.analysis.analyze import analyze, write
+    from dualm.analysis.report import write_report
+    from dualm.analysis.suggest import suggest, write_points
+    from dualm.analysis.tables import summary
+    from dualm.sweep.results import load_results
+
+    table = load_results(folder)
+    analysis = analyze(table)
+    write(analysis, out)
+    Console().print(summary(analysis))
+    if suggestions:
+        if not analysis.read_by_loss:
+            raise UserError(f"--suggest: got {suggestions}, expected runs enough for a surface: see what is left out")
+        points = suggest(analysis.read_by_loss, suggestions)
+        write_points(points, out / "suggested.yaml")
+        print(f"runs to train next: {out / 'suggested.yaml'}")
+    print(f"results: {out / 'analysis.json'} and the tables beside it")
+    print(f"report: {write_report(table, analysis, out)}, its figures as PNG and PDF: {out / 'figures'}")

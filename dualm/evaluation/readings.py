@@ -1,0 +1,122 @@
+"""The readings of a model: the ways in which validation reads it, and how each is called and drawn everywhere else.
+
+ar                 causal, all targets
+ar_second_half     causal, on exactly the targets of `prefix`
+prefix             the first half read both ways, the targets after it
+md                 NELBO, the diffusion bound: uniform t, weights 1/t
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from dualm.data.windows import Window
+from dualm.objectives.autoregressive import autoregressive, next_token, with_prefix
+from dualm.objectives.example import Example, Objective
+from dualm.objectives.masked_diffusion import MaskedDiffusion, maskable
+
+Marker = Literal["circle", "square", "triangle", "diamond", "star"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read a window of tokens `[context + 1]`, and its name in metrics, tables and figures."""
+
+    key: str  # in the analyses
+    metric: str  # in nats per token; with `_se` its standard error
+    label: str  # in tables of one run
+    objective: Callable[[bool], Objective]  # bool: whether masked diffusion outputs are shifted
+    scored: Callable[[Window], int]  # how many tokens of a window its loss averages over
+    draws: int = 1  # examples per window, their u spread over [0, 1)
+    bound: bool = False  # an upper bound of the loss
+    title: str = ""  # in figures; "": it is not drawn
+    loss: str = ""
+    colour: str = ""  # of Okabe and Ito: distinct in any colour vision
+    marker: Marker = "circle"
+
+    @property
+    def bits(self) -> str:
+        """The metric in bits per byte."""
+        return bits_per_byte(self.metric)
+
+
+def bits_per_byte(metric: str) -> str:
+    return f"{metric.removesuffix('_nll').removesuffix('_nelbo')}_bpb"
+
+
+def half(tokens: np.ndarray, given: int) -> int:
+    """Where the second half of a window begins, or what follows a prompt."""
+    return given or (len(tokens) - 1) // 2
+
+
+def prefix(window: np.ndarray, u: float, rng: np.random.Generator, given: int = 0) -> Example:
+    return with_prefix(window, half(window, given))
+
+
+def causal_half(window: np.ndarray, u: float, rng: np.random.Generator, given: int = 0) -> Example:
+    return next_token(window, first=half(window, given) - 1)
+
+
+def targets_from(window: Window, start: int) -> int:
+    """How many tokens of a window, from `start` on, next-token prediction scores."""
+    return int(np.count_nonzero(next_token(window.tokens, first=start - 1).weights))
+
+
+def maskable_tokens(window: Window) -> int:
+    return len(maskable(window.tokens[:-1], window.given))
+
+
+_READINGS = (
+    Reading(
+        "ar",
+        "valid/ar_nll",
+        "AR NLL, causal",
+        lambda shifted: autoregressive,
+        lambda window: targets_from(window, window.given),
+        title="AR reading",
+        loss="AR NLL",
+        colour="#0072B2",
+        marker="circle",
+    ),
+    Reading(
+        "md",
+        "valid/md_nelbo",
+        "MD NELBO, bidirectional (upper bound)",
+        lambda shifted: MaskedDiffusion(shifted=shifted),
+        maskable_tokens,
+        draws=4,
+        bound=True,
+        title="MD reading",
+        loss="MD NELBO",
+        colour="#D55E00",
+        marker="square",
+    ),
+    Reading(
+        "prefix",
+        "valid/prefix_nll",
+        "prefix NLL, second half of each window",
+        lambda shifted: prefix,
+        lambda window: targets_from(window, half(*window)),
+        title="prefix reading",
+        loss="prefix NLL",
+        colour="#009E73",
+        marker="triangle",
+    ),
+    Reading(
+        "ar_second_half",
+        "valid/ar_nll_second_half",
+        "AR NLL on that same second half",
+        lambda shifted: causal_half,
+        lambda window: targets_from(window, half(*window)),
+    ),
+)
+READINGS: dict[str, Reading] = {reading.key: reading for reading in _READINGS}
+UNIGRAM = "valid/unigram_nll"  # no reading of the model: the loss of one that ignores all context
+
+DRAWN = [reading for reading in READINGS.values() if reading.title]  # in their order in figures
+TABLE = [(one.metric, one.label, one.bits) for one in READINGS.values()]
+TABLE += [(UNIGRAM, "unigram baseline", bits_per_byte(UNIGRAM))]  # metric, label, metric in bits per byte

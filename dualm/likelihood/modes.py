@@ -1,0 +1,154 @@
+"""Log-likelihood of a continuation given a context, in nats, read from one model in seven ways.
+
+    ar         sum of log p(token | all before it), causal
+    prefix     the same; the context's tokens see each other both ways
+    mc         Monte Carlo NELBO, only continuation tokens masked (MDLM, eq. 10): a lower bound of log p
+    chain      mask token j and all after it, score token j: N passes, exact for that order
+    pll        pseudo-log-likelihood: each token with all the others visible (Salazar et al. 2020)
+    pll_mixed  each token masked alone, with its next token, and with its next two; the mean of these
+    exact      reveal the token the model is surest of, score it, ask again: the likelihood under that decoder
+
+A mode is one record of MODES. Its examples are a function (pair, scoring, shifted) -> examples whose weighted
+cross-entropies add up to -log p. `exact` alone must see an answer before it can ask the next question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dualm.data.tokenizer import MASK
+from dualm.errors import UserError
+from dualm.likelihood.pairs import Pair
+from dualm.model.attention import Kind
+from dualm.objectives.example import Example
+from dualm.objectives.masked_diffusion import mask_out
+from dualm.objectives.time import UNIFORM, stratified
+from dualm.randomness import stream
+from dualm.registry import Registry
+
+SPANS = 3  # pll_mixed: a token is masked with at most this many minus one of its next tokens
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How to score: one value from the command line to the number. Raises UserError for a setting that its mode ignores.
+
+    `draws` and `seed` matter to modes that draw, `guidance` to all that are not causal. `mask_padding` puts masks that
+    nobody scores after a pair until it is so many tokens long, for a model that has only ever seen text of its full context
+    (SMDM); it matters to modes that mask some tokens.
+    """
+
+    mode: str = "ar"
+    draws: int = 32
+    seed: int = 0
+    guidance: float = 0.0
+    mask_padding: int = 0
+
+    def __post_init__(self) -> None:
+        MODES.choose(self.mode, "mode")
+        if self.draws < 1:
+            raise UserError(f"draws: got {self.draws}, expected at least 1")
+        if self.guidance and self.how.causal:
+            raise UserError(f"guidance: got {self.guidance} in mode {self.mode}, expected 0: it needs a masked context")
+        if self.mask_padding < 0:
+            raise UserError(f"mask_padding: got {self.mask_padding}, expected 0 or more tokens")
+        if self.mask_padding and not self.how.masks:
+            masking = ", ".join(name for name, mode in MODES.items() if mode.masks)
+            raise UserError(
+                f"mask_padding: got {self.mask_padding} in mode {self.mode}, expected 0, or one of {masking}"
+            )
+
+    @property
+    def how(self) -> Mode:
+        return MODES[self.mode]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to read a continuation, and what scoring, tasks and tables must know of it."""
+
+    examples: Callable[[Pair, Scoring, bool], Iterator[Example]] | None  # None: revealed token by token
+    causal: bool = False  # the last token is a target only, so one more fits into the context
+    decodes: bool = False  # scores in the order of a decoder, so it knows what greedy decoding would choose
+    masks: bool = False  # masks some tokens of the continuation and sees the rest, so masks may follow it
+    draws: bool = False  # a Monte Carlo estimate with a standard error
+    bound: bool = False  # a lower bound of the log-likelihood
+    note: str = ""  # what a table of perplexities says of it
+
+
+def ar(pair: Pair, scoring: Scoring, shifted: bool) -> Iterator[Example]:
+    yield _next_token(pair, "causal")
+
+
+def prefix(pair: Pair, scoring: Scoring, shifted: bool) -> Iterator[Example]:
+    yield _next_token(pair, "prefix")
+
+
+def _next_token(pair: Pair, attention: Kind) -> Example:
+    tokens, prefix = np.concatenate(pair), len(pair.context)
+    scored = np.arange(1, len(tokens)) >= prefix
+    return Example(tokens[:-1], tokens[1:], scored.astype(float), attention, prefix)
+
+
+def mc(pair: Pair, scoring: Scoring, shifted: bool) -> Iterator[Example]:
+    n, rng = len(pair.continuation), noise(pair, scoring.seed)
+    for u in stratified(rng, scoring.draws):
+        count = math.ceil(UNIFORM.quantile(u) * n)  # uniform on 1..N: see dualm.objectives.masked_diffusion
+        yield _mask(pair, rng.permutation(n)[:count], n / count / scoring.draws, scoring, shifted)
+
+
+def chain(pair: Pair, scoring: Scoring, shifted: bool) -> Iterator[Example]:
+    for j in range(len(pair.continuation)):
+        yield _mask_from(pair, j, len(pair.continuation), 1.0, scoring, shifted)
+
+
+def pll(pair: Pair, scoring: Scoring, shifted: bool) -> Iterator[Example]:
+    for j in range(len(pair.continuation)):
+        yield _mask_from(pair, j, j + 1, 1.0, scoring, shifted)
+
+
+def pll_mixed(pair: Pair, scoring: Scoring, shifted: bool) -> Iterator[Example]:
+    n = len(pair.continuation)
+    for j in range(n):
+        stops = range(j + 1, min(j + SPANS, n) + 1)
+        for stop in stops:
+            yield _mask_from(pair, j, stop, 1 / len(stops), scoring, shifted)
+
+
+def _mask_from(pair: Pair, first: int, stop: int, weight: float, scoring: Scoring, shifted: bool) -> Example:
+    """Mask the continuation's tokens first..stop-1, score the first of them."""
+    masked = np.arange(first, stop)
+    return _mask(pair, masked, np.where(masked == first, weight, 0.0), scoring, shifted)
+
+
+def _mask(pair: Pair, masked: np.ndarray, weight: float | np.ndarray, scoring: Scoring, shifted: bool) -> Example:
+    tokens = np.concatenate(pair)
+    padding = np.full(max(0, scoring.mask_padding - len(tokens)), MASK)
+    return mask_out(np.concatenate([tokens, padding]), len(pair.context) + masked, weight, shifted)
+
+
+def noise(pair: Pair, seed: int) -> np.random.Generator:
+    """The generator of a pair: its masks depend on its own tokens, not on where in which batch it stands."""
+    content = b"|".join(np.asarray(part, dtype=np.int64).tobytes() for part in pair)
+    return stream(seed, "likelihood", int.from_bytes(hashlib.sha256(content).digest()[:8], "little"))
+
+
+PSEUDO = "is a pseudo-perplexity: each token sees those after it, so compare it with its like only."
+
+MODES = Registry(
+    "likelihood mode",
+    {
+        "ar": Mode(ar, causal=True, decodes=True),
+        "prefix": Mode(prefix, causal=True, decodes=True),
+        "mc": Mode(mc, masks=True, draws=True, bound=True, note="mc is a bound: the perplexity is at most this."),
+        "chain": Mode(chain, masks=True, decodes=True),
+        "pll": Mode(pll, masks=True, note=f"pll {PSEUDO}"),
+        "pll_mixed": Mode(pll_mixed, masks=True, note=f"pll_mixed {PSEUDO}"),
+        "exact": Mode(None, decodes=True),
+    },
+)
