@@ -20,8 +20,20 @@ def left_behind(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return Path(shutil.copytree(request.param, tmp_path / request.param.name))
 
 
-def test_a_run_is_resumed(left_behind: Path) -> None:
+def numerics(folder: Path) -> int:
+    manifest = folder / "runs/half/checkpoints/step-000004/manifest.json"
+    return json.loads(manifest.read_text()).get("numerics", 1)
+
+
+def test_a_run_of_the_same_numerics_is_resumed_and_no_other(left_behind: Path) -> None:
+    before = (left_behind / "runs/half/metrics.jsonl").read_text()
     done = forked.run(["train", "recipe.yaml"], left_behind)
+    if numerics(left_behind) != dualm.NUMERICS:
+        assert done.returncode == 2
+        assert "step-000004: was written by dualm 0." in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+        assert (left_behind / "runs/half/metrics.jsonl").read_text() == before
+        return
     assert done.returncode == 0, done.stderr
     assert "resuming from runs/half/checkpoints/step-000004" in done.stderr
     assert "used again" in done.stderr

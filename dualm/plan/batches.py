@@ -64,8 +64,7 @@ class TrainingBatches:
         draw = DRAWS[self.recipe.objective.draws]
         for name in set(names):
             places = [place for place, other in enumerate(names) if other == name]
-            number = {"prefix": 1, "masked_diffusion": 2}.get(name, 0)
-            drawn = draw(stream(self.recipe.run.seed, "time", step, number), len(places) * size)
+            drawn = draw(stream(self.recipe.run.seed, f"time {name}", step), len(places) * size)
             u[places] = drawn.reshape(len(places), size)
         return names, u
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+import dualm
 from dualm import files
 from dualm.config import CheckpointConfig, Recipe
 from dualm.data.tokenizer import Tokenizer
@@ -74,6 +75,8 @@ def save(run: Path, step: int, state: State, world: World, recipe: Recipe, token
             "keep": special,
             "world_size": world.size,
             "zero_stage": recipe.train.zero_stage,
+            "dualm": dualm.__version__,
+            "numerics": dualm.NUMERICS,
             "files": checksums(partial),
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -106,6 +109,12 @@ def _removed_on_error(partial: Path) -> Iterator[None]:
 def load(folder: Path, state: State, world: World, recipe: Recipe) -> int:
     """Restore the state of a whole checkpoint; returns its step."""
     manifest = json.loads((folder / MANIFEST).read_text())
+    if manifest.get("numerics", 1) != dualm.NUMERICS:
+        version = manifest.get("dualm", "0.1.0")
+        raise UserError(
+            f"{folder}: was written by dualm {version}, whose random streams are others, so this version ({dualm.__version__}) "
+            f"would not give the same numbers; expected dualm {version} to resume it, or a new run.dir"
+        )
     if (manifest["world_size"], manifest["zero_stage"]) != (world.size, recipe.train.zero_stage):
         raise UserError(
             f"{folder}: was written by {manifest['world_size']} processes at ZeRO stage {manifest['zero_stage']}, "
