@@ -24,6 +24,7 @@ from dualm.generation.blocks import denoise_blocks
 from dualm.generation.diffusion import Step, canvas, denoise
 from dualm.generation.samplers import Denoising
 from dualm.generation.sampling import NEVER, Dice, Sampling, before_end
+from dualm.generation.text_stream import TextStream
 from dualm.likelihood.modes import Scoring
 from dualm.likelihood.pairs import Pair, Score
 from dualm.likelihood.score import score
@@ -173,7 +174,8 @@ class LanguageModel:
         for start in range(0, len(prompts), batch):
             part = encoded[start : start + batch]
             dice = [Dice.of(seed, start + row, self.device) for row in range(len(part))]
-            texts += list(self.continuations(part, task, dice))[-1] if part else []
+            *_, last = self.continuations(part, task, dice)
+            texts += last
         return texts
 
     def infill(
@@ -217,16 +219,17 @@ class LanguageModel:
         if task.mode == "diffusion":
             yield from (self.texts(prompts, step, task) for step in self.canvases(prompts, task, dice))
             return
-        count, written = self.new_tokens(prompts, task), [np.array([], dtype=np.int64) for _ in prompts]
         attention = GENERATION_MODES[task.mode]
         assert attention is not None
+        streams = [TextStream(self.tokenizer.decode, task.stop) for _ in prompts]
         with self.autocast():
-            for tokens in decode(self.model, prompts, count, dice, task.sampling, attention):
-                written = [np.append(row, token) for row, token in zip(written, tokens, strict=True)]
-                texts = [self.tokenizer.decode(before_end(row)) for row in written]
-                yield [task.cut(text) for text in texts]
-                if all(task.stops(text) or EOS in row for text, row in zip(texts, written, strict=True)):
+            for tokens in decode(self.model, prompts, self.new_tokens(prompts, task), dice, task.sampling, attention):
+                for stream, token in zip(streams, tokens.tolist(), strict=True):
+                    stream.add(token)
+                yield [stream.text for stream in streams]
+                if all(stream.ended for stream in streams):
                     return
+        yield [stream.finish() for stream in streams]
 
     def texts(self, prompts: Sequence[np.ndarray], step: Step, task: Generation) -> list[str]:
         """What a step of diffusion has written after each prompt so far, masks left out."""
@@ -282,9 +285,6 @@ class Generation:
         GENERATION_MODES.choose(self.mode, "mode")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UserError(f"max_tokens: got {self.max_tokens}, expected at least 1")
-
-    def stops(self, text: str) -> bool:
-        return any(word in text for word in self.stop)
 
     def cut(self, text: str) -> str:
         """`text` before the first of the stop strings."""

@@ -122,9 +122,8 @@ def _stream(model: LanguageModel, task: Generation, prompt: str, seed: int) -> N
     shown = ""
     steps = model.continuations([model.encode(prompt)], task, [Dice.of(seed, 0, model.device)])
     for (text,) in steps if task.mode != "diffusion" else list(steps)[-1:]:
-        ready = (prompt + text).rstrip("\ufffd")  # half a character: the rest of its bytes is still to come
-        print(ready[len(shown) :], end="", flush=True)
-        shown = ready
+        print((prompt + text)[len(shown) :], end="", flush=True)
+        shown = prompt + text
     print()
 
 

@@ -86,15 +86,16 @@ def check_sizes(model: ModelConfig) -> None:
 
 
 def check_start(model: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Refuse what training could not start from, the weights themselves included.
+    """Refuse what training could not start from. Reads the names and shapes of the weights, not the weights.
 
     Raises:
         UserError: what `initial_weights` refuses, or a `tokenizer` that is not the checkpoint's.
     """
     if model.init_from is None:
         return
-    initial_weights(model)
+    check_sizes(model)
     folder = _folder(model)
+    weights.check(folder)
     if from_file(folder).hash != tokenizer.hash:
         raise UserError(f"data.tokenizer: is not that of model.init_from, expected data.tokenizer={folder}")
 
