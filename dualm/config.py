@@ -9,12 +9,11 @@ don't divide, say) is checked in `check`.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -198,11 +197,12 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: unknown key, wrong type, unreadable file or a value outside its range.
     """
-    config = OmegaConf.structured(Recipe)
     files = _layers(Path(path), ()) if path is not None else []
-    for source, layer in [*files, *_override_layers(overrides)]:
-        config = _merge(config, layer, source)
-    recipe = OmegaConf.to_object(config)
+    layers = [*files, *_override_layers(overrides)]
+    for source, layer in layers:
+        _rename(layer, source)
+        _check_names(layer, source)
+    recipe = OmegaConf.to_object(_merged(layers))
     assert isinstance(recipe, Recipe)
     check(recipe)
     return recipe
@@ -215,9 +215,9 @@ def dump(recipe: Recipe) -> str:
 
 def flatten(recipe: Recipe) -> dict[str, Any]:
     """`{"model.layers": 6, ...}`: every key of the recipe by its dotted name."""
-    tree = OmegaConf.to_container(OmegaConf.structured(recipe))
-    assert isinstance(tree, dict)
-    return {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
+    return {
+        f"{section}.{key}": value for section, values in vars(recipe).items() for key, value in vars(values).items()
+    }
 
 
 def _layers(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, DictConfig]]:
@@ -244,36 +244,43 @@ def _override_layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
     return [(item, OmegaConf.from_dotlist([item])) for item in overrides]
 
 
-def _merge(config: Any, layer: DictConfig, source: str) -> Any:
-    known = list(keys())
-    layer = _with_new_names(layer, source)
+def _check_names(layer: DictConfig, source: str) -> None:
+    known, sections = list(keys()), [section.name for section in fields(Recipe)]
     for section, values in layer.items():
-        if section not in config or not isinstance(values, DictConfig):
-            raise UserError(f"{source}: unknown section '{section}', expected one of {', '.join(config)}")
+        if section not in sections or not isinstance(values, DictConfig):
+            raise UserError(f"{source}: unknown section '{section}', expected one of {', '.join(sections)}")
         for last in values:
             name = f"{section}.{last}"
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1) or difflib.get_close_matches(str(last), known, 1, 0.3)
                 raise UserError(f"{source}: unknown key '{name}'" + (f", did you mean '{near[0]}'?" if near else ""))
+
+
+@cache
+def _defaults() -> DictConfig:
+    return OmegaConf.structured(Recipe)
+
+
+def _merged(layers: Sequence[tuple[str, DictConfig]]) -> Any:
+    """The layers over the defaults. Raises UserError that names the first layer with a value of a wrong type."""
     try:
-        return OmegaConf.merge(config, layer)
+        return OmegaConf.merge(_defaults(), *(layer for _, layer in layers))
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{source}: {error.full_key or 'recipe'}: {reason}") from None
+        if len(layers) > 1:
+            _merged(layers[:-1])
+        raise UserError(f"{layers[-1][0]}: {error.full_key or 'recipe'}: {str(error).splitlines()[0]}") from None
 
 
 RENAMED = {"schedule.warmup_least": "schedule.warmup_min"}  # keys of older recipes
 
 
-def _with_new_names(layer: DictConfig, source: str) -> DictConfig:
-    """The layer with keys by their names of today; says once that an older one is there."""
-    renamed = copy.deepcopy(layer)
+def _rename(layer: DictConfig, source: str) -> None:
+    """Give the layer's keys their names of today, and say once that an older one is there."""
     for old, new in RENAMED.items():
         section, _, name = old.partition(".")
-        if isinstance(renamed.get(section), DictConfig) and name in renamed[section]:
+        if isinstance(layer.get(section), DictConfig) and name in layer[section]:
             _say_renamed(source, old, new)
-            OmegaConf.update(renamed, new, renamed[section].pop(name))
-    return renamed
+            OmegaConf.update(layer, new, layer[section].pop(name))
 
 
 @cache
