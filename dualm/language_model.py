@@ -161,7 +161,7 @@ class LanguageModel:
             max_tokens: length of a continuation; by default 64, or what the context leaves. Diffusion with `block`
                 may go on beyond the context.
             temperature, top_k, top_p: see `Sampling`; temperature 0 takes the most likely token.
-            seed: text number i is a function of (seed, i), whatever is generated beside it.
+            seed: text number i is a function of (seed, i) alone.
             batch: how many go through the network at once.
             denoising: diffusion: sampler, steps, block, guidance, gamma, tau, eta; see `Denoising`.
 

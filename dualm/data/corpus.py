@@ -269,14 +269,14 @@ def _lines(path: Path) -> Iterator[str]:
             offset += len(raw)
 
 
-def json_object(line: str, place: str) -> dict[str, Any]:
-    """A line of JSON Lines; `place` names it in errors. Raises UserError where it is no object."""
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """A line of JSON Lines; `where` names it in errors. Raises UserError where it is no object."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not JSON: {error.msg} at column {error.colno}") from None
+        raise UserError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
     if not isinstance(record, dict):
-        raise UserError(f"{place}: got a JSON {type(record).__name__}, expected an object")
+        raise UserError(f"{where}: got a JSON {type(record).__name__}, expected an object")
     return record
 
 
@@ -287,22 +287,22 @@ def _fields(data: DataConfig) -> dict[str, str]:
     return {"data.field": data.field}
 
 
-def _check_fields(fields: Collection[str], data: DataConfig, place: str) -> None:
+def _check_fields(fields: Collection[str], data: DataConfig, where: str) -> None:
     for key, field in _fields(data).items():
         if field not in fields:
-            raise UserError(f"{place}: no field '{field}' ({key}), has {', '.join(fields)}")
+            raise UserError(f"{where}: no field '{field}' ({key}), has {', '.join(fields)}")
 
 
-def _texts(record: dict[str, Any], data: DataConfig, place: str) -> Entry:
-    _check_fields(record, data, place)
-    return tuple(_text_of(record[field], f"{place}: field '{field}' ({key})") for key, field in _fields(data).items())
+def _texts(record: dict[str, Any], data: DataConfig, where: str) -> Entry:
+    _check_fields(record, data, where)
+    return tuple(_text_of(record[field], f"{where}: field '{field}' ({key})") for key, field in _fields(data).items())
 
 
-def _text_of(value: Any, place: str) -> str:
+def _text_of(value: Any, where: str) -> str:
     """The text in a field; null counts as empty."""
     text = "" if value is None else value
     if not isinstance(text, str):
-        raise UserError(f"{place} holds {type(text).__name__}, expected text")
+        raise UserError(f"{where} holds {type(text).__name__}, expected text")
     return text.encode(errors="replace").decode()  # JSON can spell half a surrogate pair, UTF-8 cannot
 
 

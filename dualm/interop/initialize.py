@@ -73,10 +73,10 @@ def check_sizes(model: ModelConfig) -> None:
         return
     folder = _folder(model)
     theirs = weights.model_config(weights.read_config(folder), str(folder / "config.json"))
-    for place, config in (("model.", model), (f"model.init_from: {folder}: ", theirs)):
+    for owner, config in (("model.", model), (f"model.init_from: {folder}: ", theirs)):
         if width := config.time_conditioning:
             raise UserError(
-                f"{place}time_conditioning: got {width}, expected 0: training starts from plain Llamas only"
+                f"{owner}time_conditioning: got {width}, expected 0: training starts from plain Llamas only"
             )
     rows = theirs.vocab if _in_our_layout(folder) else theirs.vocab + RESERVED
     wanted = _sizes(theirs) | {"model.vocab": max(model.vocab, rows)}

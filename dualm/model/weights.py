@@ -38,7 +38,7 @@ KEYS = {
     "vocab": "vocab_size",
     "norm_eps": "rms_norm_eps",
 }
-OURS = {"qk_norm": "qk_norm", "time_conditioning": "time_conditioning"}  # of the type CONDITIONED besides
+OURS = {"qk_norm": "qk_norm", "time_conditioning": "time_conditioning"}  # also of the type CONDITIONED
 OPTIONAL = ("num_key_value_heads", "head_dim")  # absent or null: follows from the others
 OLDEST_ROPE_THETA = 10_000.0  # of the first Llamas, whose configurations don't name it
 # What the network is, beyond its sizes. Read back, another value is refused; an absent key means the value here.
@@ -48,7 +48,7 @@ FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "use_
 def hf_config(model: ModelConfig, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The `config.json` of a Hugging Face Llama or Qwen3 with these sizes; with time conditioning, of our own type.
 
-    `about` is what dualm's readers know of it besides, under the key "dualm", which Hugging Face ignores:
+    `about` is what else dualm's readers know of it, under the key "dualm", which Hugging Face ignores:
     whether outputs are `shifted` in masked diffusion, and the hash of its `tokenizer`.
     """
     architecture, model_type = ARCHITECTURES[model.qk_norm]

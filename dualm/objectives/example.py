@@ -40,7 +40,7 @@ class Objective(Protocol):
 class Batch:
     """Examples of one objective, as tensors: exactly the arguments of `Transformer.forward`.
 
-    `inputs` is `[batch, length]`; `rows` `[n]` are the supervised places in the flattened batch, with
+    `inputs` is `[batch, length]`; `rows` `[n]` are the supervised outputs in the flattened batch, with
     their `targets` and `weights` `[n]`. `rates` `[batch]` are the examples' mask rates, on the host.
     """
 
