@@ -135,7 +135,7 @@ def _remask(view: View, sigma: np.ndarray) -> Choice:
 
 
 def expected_count(masks: int, left: int) -> int:
-    """How many of the masks to commit so that as many are committed in each of the steps to go; at low one."""
+    """How many of the masks to commit so that as many are committed in each of the steps to go; at least one."""
     return masks - masks * (left - 1) // left
 
 

@@ -27,7 +27,7 @@ class Example:
     weights: np.ndarray
     attention: Kind  # kind of attention mask: causal | bidirectional | prefix
     prefix: int = 0  # positions that see each other both ways (kind prefix)
-    rate: float = 0.0  # share of the maskable inputs that are masked (masked diffusion)
+    rate: float = 0.0  # share of the maskable inputs that are masked
 
 
 class Objective(Protocol):
