@@ -120,7 +120,7 @@ def dry_run(
     table = Table(title=f"{path}: {len(points)} runs", box=box.SIMPLE_HEAD, title_justify="left", show_footer=True)
     gpus = f", {ranks_per_run} GPUs each" if ranks_per_run > 1 else ""
     table.add_column("run", footer=f"{side_by_side} at a time{gpus}", overflow="fold")
-    for heading in ("parameters", "unique tokens", "AR / MD exposures"):
+    for heading in ("parameters", "unique", "AR / MD exposures"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("FLOPs", footer=f"{total:.1e}", justify="right", no_wrap=True)
     table.add_column("hours", footer=f"{total / per_hour / side_by_side:,.3g}", justify="right", no_wrap=True)
