@@ -1,4 +1,4 @@
-"""`dualm results DIR`: the table of a sweep's runs, rebuilt from their directories."""
+"""`dualm results DIR`: rebuild the table of a sweep's runs from their directories."""
 
 from __future__ import annotations
 
