@@ -1,5 +1,6 @@
 """What the server of tests/forked.py imports once: all that is slow to load and harmless to fork."""
 
+import gc
 import os
 
 os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -16,3 +17,4 @@ import dualm.sweep.results
 import dualm.training.loop  # noqa: F401
 
 deepspeed.ops.__compatible_ops__  # noqa: B018 - what can be compiled on this machine, found out at first use
+gc.freeze()  # no collection in a child goes through all this, and copies its pages

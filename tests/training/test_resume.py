@@ -45,10 +45,10 @@ def test_killed_twice_ends_the_same(
 ) -> None:
     keys = (STEPS, f"optimizer.name={optimizer}", f"train.zero_stage={stage}", *more)
     tiny.train(*keys, run="whole", world=world)
-    how = {"launcher": launcher, "world": world}
     for step in (3, 8):
-        kill_after_step(tiny, tiny.start(*keys, **how), step, signal.SIGKILL)
-    assert "resuming from" in tiny.train(*keys, **how).stderr
+        said = kill_after_step(tiny, tiny.start(*keys, launcher=launcher, world=world), step, signal.SIGKILL)
+        assert ("resuming from" in said) == (step == 8)
+    assert "resuming from" in tiny.train(*keys, world=world).stderr
     assert tiny.losses() == tiny.losses("whole")  # to the last bit
     assert len(tiny.losses()) == 12
     final = [row for row in tiny.rows() if "valid/md_nelbo" in row][-1]
