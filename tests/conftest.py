@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+if os.environ.get("DUALM_TEST_GPU") != "1":  # before torch and numpy read how many threads they may have
+    os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
 import pytest
 import torch
 
@@ -18,10 +21,6 @@ from dualm.model.transformer import Transformer
 from tests.corpus import write_corpus
 from tests.forked import Forked
 from tests.launched import LAUNCHERS, Launched
-
-for name, value in {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
-    if os.environ.get("DUALM_TEST_GPU") != "1":
-        os.environ[name] = value
 
 
 def random_model(seed: int, spread: float, **config: int) -> Transformer:
