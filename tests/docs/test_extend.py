@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import runpy
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from dualm.plan.batches import TrainingBatches
 from dualm.registry import REGISTRIES
 from tests.conftest import Tiny, random_model
 from tests.docs.pages import ROOT, examples
-from tests.docs.script import run_script
+from tests.forked import Forked
 
 PAGE = "docs/extend.md"
 EXAMPLES = examples(PAGE)
@@ -56,9 +58,10 @@ def train(tiny: Tiny, names: str, *overrides: str, run: str = "run") -> str:
     script.write_text("\n\n".join(EXAMPLES[name] for name in [*names.split(", "), "script"]))
     saves = "checkpoint={every: 0, before_cooldown: false}"
     keys = ("train.steps=4", "validate.sample_tokens=0", saves, f"run.dir={run}", *overrides)
-    done = run_script(script, ["train", str(tiny.recipe), *keys], tiny.folder)
-    assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
+    own = partial(runpy.run_path, str(script), run_name="__main__")
+    done = Forked(["train", str(tiny.recipe), *keys], tiny.folder, main=own).finish()
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
 
 
 def training(tiny: Tiny, run: str = "run") -> list[Row]:

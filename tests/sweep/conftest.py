@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Tiny
+from tests.forked import Forked
 
 SWEEP = """
 base: tiny.yaml
@@ -38,13 +38,11 @@ class TinySweep:
     def table(self) -> str:
         return (self.dir / "results.csv").read_text()
 
-    def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "dualm", "sweep", "sweep.yaml", *words]
+    def start(self, *words: str) -> Forked:
+        return Forked(["sweep", "sweep.yaml", *words], self.tiny.folder)
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*words), capture_output=True, text=True, cwd=self.tiny.folder, timeout=240, check=False
-        )
+        return self.start(*words).finish()
 
     def rows(self) -> int:
         """The number of rows of metrics that all runs have written."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import random
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from dualm.sweep.folder import Progress
 from dualm.sweep.grid import load
 from dualm.sweep.local import Run, environment
 from dualm.sweep.screen import eta
+from tests.forked import Forked
 from tests.sweep.conftest import NAMES, TinySweep
 from tests.test_cli import one_line
 
@@ -72,26 +74,20 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_table(
     sweep_in: Callable[[Path], TinySweep], undisturbed: tuple[TinySweep, Done], tmp_path: Path
 ) -> None:
     sweep, draw = sweep_in(tmp_path), random.Random(5)
-    executor = start(sweep)
+    executor = sweep.start()
     for victim in ("child", "executor", "executor"):
         wait_for_rows(sweep, executor, sweep.rows() + draw.randint(2, 20))
         if victim == "child":
             draw.choice(psutil.Process(executor.pid).children()).kill()  # retried by the same executor
         else:
-            executor.kill()
-            executor.wait()
-            executor = start(sweep)
-    assert executor.wait(timeout=240) == 0
+            executor.send_signal(signal.SIGKILL)
+            executor.finish()
+            executor = sweep.start()
+    assert executor.finish().returncode == 0
     assert sweep.table == undisturbed[0].table  # to the last digit
 
 
-def start(sweep: TinySweep) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        sweep.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=sweep.tiny.folder
-    )
-
-
-def wait_for_rows(sweep: TinySweep, executor: subprocess.Popen[bytes], rows: int) -> None:
+def wait_for_rows(sweep: TinySweep, executor: Forked, rows: int) -> None:
     deadline = time.monotonic() + 120
     while sweep.rows() < rows:
         assert executor.poll() is None
