@@ -57,7 +57,7 @@ UNIFORM = Density(inverse=lambda s: s, cdf=lambda t: t, slope=lambda t: 1.0, mea
 
 
 def bell(mean: float, std: float, smallest: float) -> Density:
-    """A Gaussian truncated to [smallest, 1] (Hong et al. 2026; their exact density is not public)."""
+    """A Gaussian truncated to [smallest, 1] (our reading of Hong et al. 2026, whose abstract does not state the density)."""
     normal = NormalDist(mean, std)
     below = normal.cdf(smallest)
     mass = normal.cdf(1.0) - below
