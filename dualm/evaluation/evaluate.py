@@ -116,8 +116,7 @@ def _tasks(what: Evaluation, model: LanguageModel, say: Callable[[str], None]) -
     for name, parts in tasks.items():
         for scoring in what.scorings():
             say(f"{name}, mode {scoring.mode}")
-            how = {name: getattr(scoring, name) for name in ("draws", "guidance", "mask_padding", "seed")}
-            yield evaluate_task(DualLM(model, scoring.mode, batch_size=what.batch, **how), name, parts, what.limit)
+            yield evaluate_task(DualLM(model, scoring, what.batch), name, parts, what.limit)
 
 
 def _texts(what: Evaluation, model: LanguageModel, say: Callable[[str], None]) -> Iterator[TextResult]:

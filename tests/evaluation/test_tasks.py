@@ -19,6 +19,7 @@ from dualm.cli import main
 from dualm.errors import UserError
 from dualm.evaluation.tasks import TASKS, documents, ending, normalised, read
 from dualm.language_model import LanguageModel
+from dualm.likelihood.modes import Scoring
 from tests.evaluation.tiny import PAIRS, PASSAGES, QUESTIONS, save_model, write_data, write_lines
 from tests.test_cli import one_line
 
@@ -87,9 +88,9 @@ def test_hellaswag_loses_the_marks_of_wikihow() -> None:
 )
 def test_a_record_that_is_no_document(tmp_path: Path, record: dict[str, Any], message: str) -> None:
     write_lines(tmp_path / "piqa.jsonl", [record])
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         documents("piqa", tmp_path)
-    assert f"{tmp_path / 'piqa.jsonl'}:{message}" in str(told.value)
+    assert f"{tmp_path / 'piqa.jsonl'}:{message}" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +106,9 @@ def test_a_record_that_is_no_document(tmp_path: Path, record: dict[str, Any], me
 )
 def test_a_damaged_file(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         documents(name.split(".")[0], tmp_path)
-    assert message in str(told.value)
+    assert message in str(error.value)
 
 
 def test_two_files_that_could_be_meant(tmp_path: Path, data: Path) -> None:
@@ -148,14 +149,14 @@ def test_normalised() -> None:
 harness = pytest.importorskip("dualm.evaluation.harness", reason="needs lm-eval")
 
 
-def result(model: LanguageModel, data: Path, name: str, mode: str = "ar", **how: Any) -> Any:
+def result(model: LanguageModel, data: Path, name: str, scoring: Scoring | None = None, batch: int = 32) -> Any:
     from dualm.evaluation.lm_eval import DualLM
 
-    return harness.evaluate_task(DualLM(model, mode, **how), name, harness.local_tasks(name, data))
+    return harness.evaluate_task(DualLM(model, scoring or Scoring(), batch), name, harness.local_tasks(name, data))
 
 
 def test_blimp_is_the_mean_of_its_files(model: LanguageModel, data: Path) -> None:
-    found = result(model, data, "blimp", "pll")
+    found = result(model, data, "blimp", Scoring("pll"))
     means, errors = [], []
     for pairs in PAIRS.values():
         scores = [[model.score([("", text)], "pll")[0].log_likelihood for text in pair] for pair in pairs]
@@ -195,7 +196,7 @@ def test_lambada_wants_the_word_itself(model: LanguageModel, data: Path, monkeyp
 
 @pytest.mark.parametrize("mode", ["mc", "pll"])
 def test_the_same_number_whatever_the_batch_size(model: LanguageModel, data: Path, mode: str) -> None:
-    one, many = (result(model, data, "blimp", mode, draws=4, batch_size=size) for size in (1, 8))
+    one, many = (result(model, data, "blimp", Scoring(mode, draws=4), size) for size in (1, 8))
     assert [part.score for part in one.subtasks] == [part.score for part in many.subtasks]
 
 
