@@ -12,8 +12,8 @@ from rich.console import RenderableType
 from dualm.errors import UserError
 from dualm.evaluation import answers, report
 from dualm.evaluation.answers import Answering, AnswerResult
-from dualm.evaluation.files import read_text
 from dualm.evaluation.perplexity import TextResult, perplexity
+from dualm.evaluation.texts import read_text
 from dualm.language_model import GENERATION_MODES, LanguageModel
 from dualm.likelihood.modes import Scoring
 

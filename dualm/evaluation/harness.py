@@ -22,8 +22,8 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from dualm.errors import UserError
+from dualm.evaluation.documents import BENCHMARKS, Benchmark, Document, documents, normalised
 from dualm.evaluation.lm_eval import DualLM
-from dualm.evaluation.tasks import TASKS, Document, LocalTask, documents, normalised
 
 LIBRARY = "lm_eval:"  # before the name of a task: lm-eval's own, even where a local one has the same name
 ACCURACIES = ("acc_norm", "acc")
@@ -56,7 +56,7 @@ def load_tasks(names: Sequence[str], data: Path | None) -> dict[str, dict[str, T
     loaded: dict[str, dict[str, Task]] = {}
     manager: TaskManager | None = None
     for name in names:
-        if name in TASKS:
+        if name in BENCHMARKS:
             loaded[name] = local_tasks(name, data)
             continue
         manager = manager or TaskManager()  # reads thousands of files: only where it is needed
@@ -65,16 +65,16 @@ def load_tasks(names: Sequence[str], data: Path | None) -> dict[str, dict[str, T
 
 
 def local_tasks(name: str, data: Path | None) -> dict[str, Task]:
-    """One of our TASKS, as lm-eval's: by name of the subtask, "blimp/passive_1", or simply "piqa"."""
+    """One of our BENCHMARKS, as lm-eval's: by name of the subtask, "blimp/passive_1", or simply "piqa"."""
     with quiet():
         made = {
             f"{name}/{subtask}" if subtask else name: documents_of
             for subtask, documents_of in documents(name, data).items()
         }
-        return {full: _configured(full, TASKS[name], found) for full, found in made.items()}
+        return {full: _configured(full, BENCHMARKS[name], found) for full, found in made.items()}
 
 
-def _configured(name: str, task: LocalTask, found: list[Document]) -> Task:
+def _configured(name: str, task: Benchmark, found: list[Document]) -> Task:
     one_choice = all(len(document["choices"]) == 1 for document in found)
     scoring: dict[str, Any] = {"output_type": "multiple_choice", "doc_to_choice": "choices", "doc_to_target": "gold"}
     if one_choice:
@@ -102,7 +102,9 @@ def _configured(name: str, task: LocalTask, found: list[Document]) -> Task:
 
 def _library_tasks(name: str, manager: TaskManager) -> dict[str, Task]:
     if name not in manager.all_tasks:
-        raise UserError(f"--tasks: got {name!r}, expected {', '.join(TASKS)} or the name of one of lm-eval's tasks")
+        raise UserError(
+            f"--tasks: got {name!r}, expected {', '.join(BENCHMARKS)} or the name of one of lm-eval's tasks"
+        )
     try:
         with quiet():
             tasks = manager.load([name])["tasks"]
@@ -130,7 +132,7 @@ def evaluate_task(model: DualLM, name: str, tasks: dict[str, Task], limit: int |
 
 def _result(key: str, task: Task, values: dict[str, Any], name: str, mode: str) -> TaskResult:
     available = [metric.split(",")[0] for metric in values if "," in metric and "_stderr" not in metric]
-    wanted = [TASKS[name].metric] if name in TASKS else [*ACCURACIES, *available]
+    wanted = [BENCHMARKS[name].metric] if name in BENCHMARKS else [*ACCURACIES, *available]
     metric = next(metric for metric in wanted if metric in available)
     (score,) = (value for full, value in values.items() if full.split(",")[0] == metric)
     (error,) = (value for full, value in values.items() if full.split(",")[0] == f"{metric}_stderr")

@@ -20,9 +20,9 @@ from rich.table import Table
 
 from dualm.data.tokenizer import MASK, PAD
 from dualm.data.windows import padded
-from dualm.evaluation.files import read_text
 from dualm.evaluation.perplexity import encode_document
-from dualm.evaluation.validation import weighted_mean
+from dualm.evaluation.statistics import weighted_mean
+from dualm.evaluation.texts import read_text
 from dualm.language_model import LanguageModel
 from dualm.model.transformer import never_predicted
 from dualm.objectives.example import Batch, collate

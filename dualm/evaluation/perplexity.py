@@ -17,8 +17,8 @@ import numpy as np
 
 from dualm.data.tokenizer import BOS, Tokenizer, pieces
 from dualm.errors import UserError
-from dualm.evaluation.files import read_text
-from dualm.evaluation.validation import weighted_mean
+from dualm.evaluation.statistics import weighted_mean
+from dualm.evaluation.texts import read_text
 from dualm.language_model import LanguageModel
 from dualm.likelihood.modes import Scoring
 from dualm.likelihood.pairs import Pair, windows

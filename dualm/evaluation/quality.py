@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from dualm.errors import UserError
-from dualm.evaluation.files import read_records
 from dualm.evaluation.judge import Judge
+from dualm.evaluation.texts import read_records
 
 NGRAMS = (1, 2, 3)
 FEWEST = 20  # texts that a MAUVE of two clusters needs, ten each

@@ -18,9 +18,9 @@ from rich.text import Text
 
 from dualm.errors import UserError
 from dualm.evaluation.answers import AnswerResult
-from dualm.evaluation.files import without_nan
 from dualm.evaluation.perplexity import TextResult
 from dualm.evaluation.quality import Quality
+from dualm.files import without_nan
 
 if TYPE_CHECKING:
     from dualm.evaluation.harness import TaskResult

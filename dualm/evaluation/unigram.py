@@ -6,7 +6,8 @@ import numpy as np
 
 from dualm.data.tokenizer import BOS, PAD
 from dualm.data.windows import Window, Windows
-from dualm.evaluation.validation import ValidationSet, weighted_mean
+from dualm.evaluation.statistics import weighted_mean
+from dualm.evaluation.validation import ValidationSet
 from dualm.objectives.autoregressive import next_token
 
 COUNTED = (

@@ -18,11 +18,11 @@ def check(tasks: Tasks) -> None:
 
     The library's own tasks are not looked at.
     """
-    from dualm.evaluation.tasks import TASKS, documents
+    from dualm.evaluation.documents import BENCHMARKS, documents
 
     if find_spec("lm_eval") is None:
         raise ModuleNotFoundError(name="lm_eval")
-    for name in (name for name in tasks.names if name in TASKS):
+    for name in (name for name in tasks.names if name in BENCHMARKS):
         try:
             documents(name, Path(tasks.data) if tasks.data else None)
         except UserError as error:

@@ -17,7 +17,7 @@ import pytest
 import dualm
 from dualm.cli import main
 from dualm.errors import UserError
-from dualm.evaluation.tasks import TASKS, documents, ending, normalised, read
+from dualm.evaluation.documents import BENCHMARKS, documents, ending, normalised, read
 from dualm.language_model import LanguageModel
 from dualm.likelihood.modes import Scoring
 from tests.evaluation.tiny import PAIRS, PASSAGES, QUESTIONS, save_model, write_data, write_lines
@@ -43,7 +43,7 @@ def model(folder: Path) -> LanguageModel:
 
 
 def test_documents_of_every_task(data: Path) -> None:
-    found = {name: documents(name, data) for name in TASKS}
+    found = {name: documents(name, data) for name in BENCHMARKS}
     assert list(found["blimp"]) == ["agreement", "islands"]
     assert found["blimp"]["islands"][0] == {"context": "", "choices": ["Who left?", "Who who left?"], "gold": 0}
     assert found["lambada"][""][1] == {"context": "Once upon a", "choices": ["time"], "gold": 0}
@@ -82,8 +82,8 @@ def test_hellaswag_loses_the_marks_of_wikihow() -> None:
             {"query": "q", "choices": ["a", ""], "gold": 0},
             "1: got ['a', ''], expected choices that are texts and not empty",
         ),
-        ({"query": 3, "choices": ["a", "b"], "gold": 0}, "1: not a document of this task"),
-        ({"query": "q", "choices": None, "gold": 0}, "1: not a document of this task"),
+        ({"query": 3, "choices": ["a", "b"], "gold": 0}, "1: not a document of this benchmark"),
+        ({"query": "q", "choices": None, "gold": 0}, "1: not a document of this benchmark"),
     ],
 )
 def test_a_record_that_is_no_document(tmp_path: Path, record: dict[str, Any], message: str) -> None:
@@ -101,7 +101,7 @@ def test_a_record_that_is_no_document(tmp_path: Path, record: dict[str, Any], me
         ("piqa.jsonl", b"[1]\n", "piqa.jsonl:1: got a JSON list, expected an object"),
         ("piqa.jsonl", "é".encode("latin-1"), "piqa.jsonl: not UTF-8 at byte 0"),
         ("hellaswag.txt", b"a\n0\nb\nc\nd\n", "hellaswag.txt:1: got 5 lines, expected 6"),
-        ("hellaswag.txt", b"a\nx\nb\nc\nd\ne\n", "hellaswag.txt:1: not a document of this task"),
+        ("hellaswag.txt", b"a\nx\nb\nc\nd\ne\n", "hellaswag.txt:1: not a document of this benchmark"),
     ],
 )
 def test_a_damaged_file(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -126,7 +126,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the whole data sets are not here")
 def test_whole_data_sets() -> None:
-    sizes = {name: [len(found) for found in documents(name, SHARED).values()] for name in TASKS}
+    sizes = {name: [len(found) for found in documents(name, SHARED).values()] for name in BENCHMARKS}
     assert sizes["blimp"] == [1000] * 67
     assert {name: sum(size) for name, size in sizes.items() if name != "blimp"} == {
         "lambada": 5153,
