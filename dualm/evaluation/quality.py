@@ -10,14 +10,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from dualm.errors import UserError
 from dualm.evaluation.judge import Judge
+from dualm.evaluation.result_files import make_folder
+from dualm.evaluation.tables import shown
 from dualm.evaluation.texts import read_records
+from dualm.files import write_json
 
 NGRAMS = (1, 2, 3)
 FEWEST = 20  # texts that a MAUVE of two clusters needs, ten each
@@ -61,9 +68,9 @@ def distinct(texts: Iterable[Sequence[Hashable]], n: int) -> float:
 def read_samples(path: Path) -> list[str]:
     """The field "text" of each line of a JSON Lines file. Raises UserError for a line without, or no text at all."""
     texts = []
-    for place, record in read_records(path):
+    for position, record in read_records(path):
         if not isinstance(record.get("text"), str):
-            raise UserError(f"{place}: got fields {', '.join(record)}, expected a field 'text' that holds a text")
+            raise UserError(f"{position}: got fields {', '.join(record)}, expected a field 'text' that holds a text")
         texts.append(record["text"])
     if not any(text.strip() for text in texts):
         raise UserError(f"{path}: holds no text, expected samples")
@@ -112,3 +119,31 @@ def mauve(judge: Judge, texts: Sequence[str], reference: Sequence[str]) -> float
         raise UserError(f"--reference: got {len(kept)} samples and {len(expected)} texts, expected {FEWEST} of each")
     features = [np.stack([judge.feature(text) for text in some]) for some in (expected, kept)]
     return float(compute_mauve(p_features=features[0], q_features=features[1]).mauve)
+
+
+def quality_table(measured: Quality) -> RenderableType:
+    """One line for each number: perplexity, right below it entropy, and a note that says why."""
+    rows = {
+        "samples": f"{len(measured.samples):,}",
+        f"length, {measured.unit}": f"{measured.length:.1f}",
+        "generative perplexity, pooled": shown(measured.perplexity, 2),
+        "generative perplexity, median sample": shown(measured.median_perplexity, 2),
+        f"unigram entropy of a sample, nats per {measured.unit.rstrip('s')}": f"{measured.entropy:.3f}",
+        "unigram entropy, all samples together": f"{measured.pooled_entropy:.3f}",
+        **{f"distinct-{n}": shown(share, 3) for n, share in measured.distinct.items()},
+        "MAUVE": shown(measured.mauve, 3),
+    }
+    table = Table(box=box.SIMPLE, show_header=False, show_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in rows.items():
+        if value != "-":
+            table.add_row(name, value)
+    note = "Repeating a few words makes perplexity low: believe it only where entropy is that of real text."
+    return Group(table, Text(note, "dim"))
+
+
+def write(path: Path, measured: Quality) -> None:
+    """The numbers as JSON, those of each sample as well."""
+    make_folder(path.parent)
+    write_json(path, asdict(measured))

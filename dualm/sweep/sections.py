@@ -1,16 +1,19 @@
-"""The sections of a sweep's file that say what happens around the training: how Slurm is asked, which tasks are scored."""
+"""The sections of a sweep's file that say what happens around the training: how Slurm is asked, which benchmarks are scored."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dualm.errors import UserError
 from dualm.sweep.isoflop import IsoFlop
+
+if TYPE_CHECKING:
+    from dualm.evaluation.benchmarks import Benchmarks
 
 
 @dataclass
@@ -47,21 +50,28 @@ class Slurm:
 
 @dataclass
 class Tasks:
-    """What every finished run is scored on, as `dualm evaluate` does."""
+    """The benchmarks that every finished run is scored on, as `dualm evaluate` does."""
 
     names: list[str] = field(default_factory=list)
     modes: list[str] = field(default_factory=lambda: ["ar", "prefix", "mc"])
     data: str | None = None
-    limit: int | None = None  # documents per task or subtask
+    limit: int | None = None  # documents per benchmark or subtask
     draws: int = 32
 
-    def check(self, path: Path) -> None:
-        from dualm.evaluation.evaluate import Evaluation
+    @property
+    def settings(self) -> Benchmarks:
+        """What `dualm evaluate` measures. Raises UserError for a value of no use."""
+        from dualm.evaluation.benchmarks import Benchmarks
+        from dualm.likelihood.modes import Scoring
 
+        scorings = tuple(Scoring(mode, draws=self.draws) for mode in self.modes)
+        return Benchmarks(tuple(self.names), scorings, Path(self.data) if self.data else None, self.limit)
+
+    def check(self, path: Path) -> None:
         if not self.names:
             raise UserError(f"{path}: tasks.names: got none, expected names such as blimp or lambada")
         try:
-            Evaluation(Path(), tuple(self.names), modes=tuple(self.modes), limit=self.limit, draws=self.draws)
+            _ = self.settings
         except UserError as error:
             raise UserError(f"{path}: tasks: {error}") from None
 

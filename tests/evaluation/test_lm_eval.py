@@ -159,11 +159,11 @@ def run_lm_eval(arguments: str, data: Path, folder: Path) -> subprocess.Complete
 
 
 def test_the_command_line_knows_us(folder: Path, model: LanguageModel, data: Path, tmp_path: Path) -> None:
-    from dualm.evaluation.harness import evaluate_task, local_tasks
+    from dualm.evaluation.harness import evaluate_benchmark, local_tasks
 
     done = run_lm_eval(f"run={folder},mode=pll", data, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    expected = evaluate_task(DualLM(model, Scoring("pll")), "piqa", local_tasks("piqa", data))
+    expected = evaluate_benchmark(DualLM(model, Scoring("pll")), "piqa", local_tasks("piqa", data))
     (line,) = [line for line in done.stdout.splitlines() if "acc_norm" in line]
     assert f"{100 * expected.score:.2f}" in line
     assert f"{100 * expected.standard_error:.2f}" in line

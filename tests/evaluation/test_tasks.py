@@ -1,4 +1,4 @@
-"""Offline tasks: files of every format, scores against the scorer itself, and one line for every mistake."""
+"""Offline benchmarks: files of every format, scores against the scorer itself, and one line for every mistake."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dualm.errors import UserError
 from dualm.evaluation.documents import BENCHMARKS, documents, ending, normalised, read
 from dualm.language_model import LanguageModel
 from dualm.likelihood.modes import Scoring
-from tests.evaluation.tiny import PAIRS, PASSAGES, QUESTIONS, save_model, write_data, write_lines
+from tests.evaluation.tiny import PAIRS, PASSAGES, QUESTIONS, save_model, write_data, write_lines, written
 from tests.test_cli import one_line
 
 
@@ -42,7 +42,7 @@ def model(folder: Path) -> LanguageModel:
 # ---------------------------------------------------------------- files and documents
 
 
-def test_documents_of_every_task(data: Path) -> None:
+def test_documents_of_every_benchmark(data: Path) -> None:
     found = {name: documents(name, data) for name in BENCHMARKS}
     assert list(found["blimp"]) == ["agreement", "islands"]
     assert found["blimp"]["islands"][0] == {"context": "", "choices": ["Who left?", "Who who left?"], "gold": 0}
@@ -152,7 +152,7 @@ harness = pytest.importorskip("dualm.evaluation.harness", reason="needs lm-eval"
 def result(model: LanguageModel, data: Path, name: str, scoring: Scoring | None = None, batch: int = 32) -> Any:
     from dualm.evaluation.lm_eval import DualLM
 
-    return harness.evaluate_task(DualLM(model, scoring or Scoring(), batch), name, harness.local_tasks(name, data))
+    return harness.evaluate_benchmark(DualLM(model, scoring or Scoring(), batch), name, harness.local_tasks(name, data))
 
 
 def test_blimp_is_the_mean_of_its_files(model: LanguageModel, data: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_task_of_lm_evals_own(
     )
     command = ["evaluate", str(folder), "--modes", "ar", "--data", str(data), "--out", str(tmp_path / "out"), "--tasks"]
     assert main([*command, "lm_eval:piqa,piqa"]) == 0
-    theirs, ours = json.loads((tmp_path / "out" / "lm_eval_piqa+piqa-ar.json").read_text())["results"]
+    theirs, ours = written(tmp_path / "out")["results"]
     assert theirs | {"task": "", "seconds": 0} == ours | {"task": "", "seconds": 0}
     assert main([*command, "nonsense"]) == 2
     expected = (
@@ -267,18 +267,19 @@ def test_evaluate_writes_what_it_shows(
     assert "blimp" in said.out
     assert "norm.: 0 at chance" in said.out
     assert said.err.strip() == ""
-    written = json.loads((tmp_path / "out" / "blimp+piqa-ar+mc-limit2.json").read_text())
-    assert [(row["task"], row["mode"]) for row in written["results"]] == [
+    found = written(tmp_path / "out")
+    assert [(row["task"], row["mode"]) for row in found["results"]] == [
         *(("blimp", "ar"), ("blimp", "mc")),
         *(("piqa", "ar"), ("piqa", "mc")),
     ]
-    assert written["settings"]["draws"] == 4
-    assert written["model"] == str(folder)
-    blimp = written["results"][0]
+    assert [(scoring["mode"], scoring["draws"]) for scoring in found["settings"]["scorings"]] == [("ar", 4), ("mc", 4)]
+    assert found["model"] == str(folder)
+    blimp = found["results"][0]
     assert blimp["documents"] == 4
     assert blimp["seconds"] > 0
     assert [part["documents"] for part in blimp["subtasks"]] == [2, 2]
-    with (tmp_path / "out" / "blimp+piqa-ar+mc-limit2.csv").open() as file:
+    (table,) = (tmp_path / "out").glob("blimp+piqa-ar+mc-limit2-*.csv")
+    with table.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["task"] for row in rows[:3]] == ["blimp", "blimp/agreement", "blimp/islands"]
     assert float(rows[0]["score"]) == blimp["score"]
@@ -290,7 +291,8 @@ def test_results_go_into_the_run(data: Path, tmp_path: Path) -> None:
     run = save_model(tmp_path / "run")
     (run / "recipe.yaml").touch()
     assert main(["evaluate", str(run), "--tasks", "piqa", "--modes", "ar", "--data", str(data)]) == 0
-    assert {path.name for path in (run / "evaluation").iterdir()} == {"piqa-ar.json", "piqa-ar.csv"}
+    assert {path.suffix for path in (run / "evaluation").glob("piqa-ar-*")} == {".json", ".csv"}
+    assert len(list((run / "evaluation").iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -305,14 +307,14 @@ def test_results_go_into_the_run(data: Path, tmp_path: Path) -> None:
         (["--tasks", "piqa", "--draws", "0"], "draws: got 0, expected at least 1"),
         (["--tasks", "piqa", "--limit", "0"], "--limit: got 0, expected at least 1"),
         (["--tasks", "piqa", "--batch", "0"], "--batch: got 0, expected at least 1"),
-        (["--tasks", "piqa", "--precision", "fp8"], "precision: got 'fp8', expected fp32 or bf16"),
-        (["--tasks", "piqa", "--device", "abacus"], "device: got 'abacus'"),
+        (["--tasks", "piqa", "--data", "{data}", "--precision", "fp8"], "precision: got 'fp8', expected fp32 or bf16"),
+        (["--tasks", "piqa", "--data", "{data}", "--device", "abacus"], "device: got 'abacus'"),
         (
             ["--tasks", "piqa", "--data", "{data}", "--out", "{data}/hellaswag_val_full.txt"],
             "expected a folder for the",
         ),
-        ([], "expected one of --tasks NAMES, --text FILES"),
-        (["--tasks", "piqa", "--text", "x.txt"], "expected one of --tasks NAMES, --text FILES"),
+        ([], "dualm evaluate: got none, expected one of --tasks, --text, --answers"),
+        (["--tasks", "piqa", "--text", "x.txt"], "got --tasks and --text, expected one of --tasks, --text, --answers"),
     ],
 )
 def test_bad_input_is_one_line(
