@@ -171,8 +171,8 @@ def respond(model: LanguageModel, prompts: Sequence[np.ndarray], mode: str, how:
         room = model.context - len(together[0])
         if room < 1:
             continue
-        task = Generation(mode, room, Sampling(temperature=0), how.denoising)
-        *_, texts = model.continuations(together, task, [Dice.of(how.seed, row, model.device) for row in rows])
+        generation = Generation(mode, room, Sampling(temperature=0), how.denoising)
+        *_, texts = model.continuations(together, generation, [Dice.of(how.seed, row, model.device) for row in rows])
         for row, text in zip(rows, texts, strict=True):
             responses[row] = text
     return responses

@@ -1,4 +1,4 @@
-"""`dualm evaluate`: the kinds of evaluation, and the one way through all of them."""
+"""`dualm evaluate`: the kinds of evaluation, and the steps that all of them share."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ KINDS: Registry[Kind[Any, Any]] = Registry(
 def evaluate(arguments: argparse.Namespace, say: Callable[[str], None]) -> tuple[RenderableType, Path | None]:
     """Measure what the command line asks for: a table, and the path of the result files without their suffix.
 
-    The files are written after every result; there are none (None) for a model outside a run without `--out`. `say` hears
-    what is being measured.
+    The files are written again after every result. Without `--out`, a model outside a run directory gets none, and the path
+    is None. `say` is called with what is being measured.
 
     Raises:
-        UserError: a value of no use, an input or a model that cannot be read; before anything is measured.
+        UserError: an invalid value, or an input or a model that cannot be read; before anything is measured.
     """
     from dualm.language_model import LanguageModel
 

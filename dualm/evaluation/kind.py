@@ -41,7 +41,7 @@ class Kind(Generic[What, Result]):
     """
 
     add_arguments: Callable[[argparse._ArgumentGroup], None]
-    settings: Callable[[argparse.Namespace], What]  # raises UserError for a value of no use
+    settings: Callable[[argparse.Namespace], What]  # raises UserError for an invalid value
     read: Callable[[What], Any]  # the inputs, before the model is loaded; raises UserError
     run: Callable[[LanguageModel, What, Any, Callable[[str], None]], Iterator[Result]]  # one result after the other
     row: Callable[[Result], dict[str, Any]]  # a result for JSON; rows under "subtasks" get lines of their own in CSV

@@ -1,13 +1,13 @@
-"""The adapter for EleutherAI's lm-eval: a run as one of its models, in any of our ways to read.
+"""The adapter for EleutherAI's lm-eval: a trained model as one of its models, read in any mode.
 
-    dualm lm-eval --model dualm --model_args run=runs/mine,mode=pll --tasks arc_easy     its command line, with us in it
+    dualm lm-eval --model dualm --model_args run=runs/mine,mode=pll --tasks arc_easy     its own command line
 
     import dualm.evaluation.lm_eval
     lm_eval.simple_evaluate(model="dualm", model_args="run=runs/mine,mode=pll", tasks=["arc_easy"])
 
-lm-eval (0.4.13) knows the models of its own table and those registered in its process, and has no entry point that
-would let an installed package add one. So plain `lm_eval --model dualm` cannot work unless something imports this module
-there first; `dualm lm-eval` is that command line with the import made.
+lm-eval (0.4.13) knows its own models and those that are registered in its process. It has no entry point with which an
+installed package could add one. So plain `lm_eval --model dualm` works only if something imports this module there first;
+`dualm lm-eval` is that command line with the import made.
 """
 
 from __future__ import annotations

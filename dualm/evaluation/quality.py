@@ -1,8 +1,8 @@
 """How good samples are, without a reference: generative perplexity, entropy, repetition. With one: MAUVE.
 
-Generative perplexity is that of another model, the judge. Text that says the same few words again and again is very
-likely under any judge, so low perplexity alone proves nothing (Zheng et al. 2024, section 4); the entropy of the tokens
-that a sample uses stands beside it always.
+Generative perplexity is that of another model, the judge. Text that repeats a few words is very likely under any judge,
+so low perplexity alone proves nothing (Zheng et al. 2024, section 4). The entropy of the tokens of a sample is therefore
+always given beside it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Quality:
 
 
 def unigram_entropy(tokens: Sequence[Hashable]) -> float:
-    """Entropy in nats of the frequencies of `tokens`: 0 if there is but one kind, log n if all n differ."""
+    """Entropy in nats of the frequencies of `tokens`: 0 if all are equal, log n if all n differ."""
     counts = np.array(list(Counter(tokens).values()), dtype=float)
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum()) + 0.0
@@ -108,9 +108,9 @@ def _perplexity(losses: Sequence[tuple[float, int]]) -> float | None:
 
 
 def mauve(judge: Judge, texts: Sequence[str], reference: Sequence[str]) -> float:
-    """MAUVE (Pillutla et al. 2021) of two sets of texts: 1 if they fill the judge's hidden space alike, towards 0 if not.
+    """MAUVE (Pillutla et al. 2021) of two sets of texts: 1 if the judge's hidden states of both are distributed equally.
 
-    Its authors use thousands of texts of like length; with fewer it is too high or too low by chance.
+    It is near 0 for sets with nothing in common. Its authors use thousands of texts of similar length; with fewer, chance makes it too high or too low.
     """
     from mauve import compute_mauve
 

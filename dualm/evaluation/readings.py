@@ -1,4 +1,4 @@
-"""The readings of a model: the ways in which validation reads it, and how each is called and drawn everywhere else.
+"""The readings of a model: the ways in which validation reads it, and their names and colours in tables and figures.
 
 ar                 causal, all targets
 ar_second_half     causal, on exactly the targets of `prefix`
@@ -49,7 +49,7 @@ def bits_per_byte(metric: str) -> str:
 
 
 def half(tokens: np.ndarray, given: int) -> int:
-    """Where the second half of a window begins, or what follows a prompt."""
+    """Where the second half of a window begins; after a prompt, where the response begins."""
     return given or (len(tokens) - 1) // 2
 
 
@@ -115,7 +115,7 @@ _READINGS = (
     ),
 )
 READINGS: dict[str, Reading] = {reading.key: reading for reading in _READINGS}
-UNIGRAM = "valid/unigram_nll"  # no reading of the model: the loss of one that ignores all context
+UNIGRAM = "valid/unigram_nll"  # not a reading of the model: the loss of a model that ignores all context
 
 DRAWN = [reading for reading in READINGS.values() if reading.title]  # in their order in figures
 TABLE = [(one.metric, one.label, one.bits) for one in READINGS.values()]

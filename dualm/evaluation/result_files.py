@@ -31,7 +31,7 @@ def distinguishing(value: Any) -> Any:
 
 
 def file_name(label: Sequence[str], about: Mapping[str, Any]) -> str:
-    """The name, without a suffix, of the files of a measurement `about` which JSON says all that decides its numbers."""
+    """The name, without a suffix, of the files of a measurement; `about` holds everything that decides its numbers."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     return "-".join([*label, digest[:DIGITS]]).replace("/", "_").replace(":", "_")
 

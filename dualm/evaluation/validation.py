@@ -1,15 +1,15 @@
 """Validation: one model read in several ways on the same windows, every time.
 
-The readings are those of `dualm.evaluation.readings`. Beside them stand
+The readings are those of `dualm.evaluation.readings`. In addition:
 
-    valid/md_loss_t0.05 ... _t0.95   the NELBO's windows by mask rate, in bins of a tenth: cross-entropy of masked tokens
+    valid/md_loss_t0.05 ... _t0.95   the windows of the NELBO by mask rate, in bins of a tenth: cross-entropy of masked tokens
 
-The NELBO is the mean of those bins, so they show where it is lost. All are nats per token, the readings with a standard
-error over windows (`..._se`) and bits per byte (`..._bpb`). The noise is a function of the window alone, so two readings
-differ by the model and nothing else.
+The NELBO is the mean of those bins, so they show at which mask rates it is large. All are nats per token. The readings have a
+standard error over windows (`..._se`) and bits per byte (`..._bpb`). The noise is a function of the window alone, so two
+validations differ by the model and nothing else.
 
-With `data.format: pairs` the bound averages over all of a response, the padding `</s>` included, which the AR readings leave
-out: there the two do not compare.
+With `data.format: pairs` the bound averages over all of a response, including the padding `</s>`, which the AR readings
+exclude: there the two cannot be compared.
 """
 
 from __future__ import annotations

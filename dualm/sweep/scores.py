@@ -37,7 +37,7 @@ def check(tasks: Tasks) -> None:
         raise ModuleNotFoundError(name="lm_eval")
     for name in (name for name in tasks.names if name in BENCHMARKS):
         try:
-            documents(name, tasks.settings.data)
+            documents(name, tasks.settings().data)
         except UserError as error:
             raise UserError(f"tasks: {error}") from None
 
@@ -53,11 +53,11 @@ def command(tasks: Tasks, run: Path) -> list[str]:
 def are_there(tasks: Tasks | None, run: Path) -> bool:
     """Whether the newest checkpoint of `run` has all of the scores; also if none are asked for.
 
-    The folder of the benchmarks' files may have moved since.
+    The folder with the files of the benchmarks is not compared: it may have been moved.
     """
     if tasks is None:
         return True
-    what, found = tasks.settings, _found(run, runs.checkpoints(run)[-1].name)[0]
+    what, found = tasks.settings(), _found(run, runs.checkpoints(run)[-1].name)[0]
     return all(
         any(one.result["task"] == name and _same(one.settings, wanted) for one in found)
         for name in what.names

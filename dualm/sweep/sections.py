@@ -58,9 +58,8 @@ class Tasks:
     limit: int | None = None  # documents per benchmark or subtask
     draws: int = 32
 
-    @property
     def settings(self) -> Benchmarks:
-        """What `dualm evaluate` measures. Raises UserError for a value of no use."""
+        """What `dualm evaluate` measures. Raises UserError for an invalid value."""
         from dualm.evaluation.benchmarks import Benchmarks
         from dualm.likelihood.modes import Scoring
 
@@ -71,7 +70,7 @@ class Tasks:
         if not self.names:
             raise UserError(f"{path}: tasks.names: got none, expected names such as blimp or lambada")
         try:
-            _ = self.settings
+            self.settings()
         except UserError as error:
             raise UserError(f"{path}: tasks: {error}") from None
 
