@@ -12,7 +12,7 @@ quickstart: .venv/installed
 	$(BIN)/dualm train recipes/quickstart.yaml
 
 test: .venv/installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest --durations=20
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -56,7 +56,7 @@ def start_memory(device: torch.device) -> Callable[[], float]:
         torch.cuda.reset_peak_memory_stats()
         start = torch.cuda.memory_allocated()
         return lambda: torch.cuda.max_memory_allocated() - start
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of the resident set begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the peak of the resident set
     resident = _status("VmRSS")
     return lambda: _status("VmHWM") - resident
 

@@ -103,7 +103,7 @@ def compare_with_transformers(model: LanguageModel, batches: list[int], tokens: 
             speeds[1].append(batch * tokens / theirs_took())
             same = float((ours == written).mean())
         a, b = (statistics.median(values[1:]) for values in speeds)
-        print(f"  batch {batch:<4}{a:10,.0f}{b:10,.0f}{a / b:8.2f}x   {same:.1%} of the tokens alike", flush=True)
+        print(f"  batch {batch:<4}{a:10,.0f}{b:10,.0f}{a / b:8.2f}x   {same:.1%} of the tokens equal", flush=True)
 
 
 def time_samplers(model: LanguageModel, batch: int, tokens: int) -> None:

@@ -9,12 +9,11 @@ don't divide, say) is checked in `check`.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from dualm.keys import Key, described, key
 @dataclass
 class RunConfig:
     dir: str = key("runs/default", "the folder of everything the run writes")
-    seed: int = key(0, "decides every random draw of the run", least=0)
+    seed: int = key(0, "decides every random draw of the run", ge=0)
 
 
 @dataclass
@@ -37,7 +36,7 @@ class DataConfig:
     source: str = key("embedded", "where documents come from")
     train: list[str] = key([], "files, globs, or one Hugging Face data set (path or hub name)")
     valid: list[str] = key([], "the same for validation; empty: valid_fraction of the documents are held out")
-    valid_fraction: float = key(0.05, "share of the documents held out for validation", above=0, below=1)
+    valid_fraction: float = key(0.05, "share of the documents held out for validation", gt=0, lt=1)
     format: str = key(
         "packed", "what a window is: packed documents, a document a row, or a pair of prompt and response"
     )
@@ -46,8 +45,8 @@ class DataConfig:
         0.0,
         "share of micro-batches whose windows are cut into pieces of one random length",
         shards=False,
-        least=0,
-        most=1,
+        ge=0,
+        le=1,
     )
     field: str = key("text", "jsonl, parquet, huggingface: the field that holds the text")
     prompt_field: str = key("prompt", "pairs from jsonl, parquet, huggingface: the field of the prompt")
@@ -61,31 +60,31 @@ class DataConfig:
     tokenizer: str = key(
         "bpe", "bpe (trained here, model.vocab tokens), bytes, chars, or the path of a tokenizer.json or folder"
     )
-    shard_tokens: int = key(100_000_000, "tokens per shard file", shards=False, above=0)
+    shard_tokens: int = key(100_000_000, "tokens per shard file", shards=False, gt=0)
     dir: str | None = key(None, "folder of the prepared shards; default prepared/<source>-<fingerprint>", shards=False)
     tokens: int | None = key(
-        None, "the token budget T; default train.steps * train.global_batch * model.context", shards=False, above=0
+        None, "the token budget T; default train.steps * train.global_batch * model.context", shards=False, gt=0
     )
-    repetitions: int = key(1, "R: T is spent on T/R unique tokens, each seen R times", shards=False, above=0)
+    repetitions: int = key(1, "R: T is spent on T/R unique tokens, each seen R times", shards=False, gt=0)
     keep_in_document: bool = key(True, "keep attention inside documents", shards=False)
 
 
 @dataclass
 class ModelConfig:
-    layers: int = key(6, "transformer blocks", above=0)
-    hidden: int = key(384, "width of the residual stream", above=0)
-    heads: int = key(6, "attention heads", above=0)
-    kv_heads: int | None = key(None, "heads of keys and values (grouped-query attention); default model.heads", above=0)
-    head_dim: int | None = key(None, "width of one head; default model.hidden / model.heads", above=0)
-    ffn: int = key(1024, "width of SwiGLU", above=0)
-    context: int = key(256, "L: positions the network sees", least=2)
-    vocab: int = key(4096, "rows of the embedding and of the head", above=0)
-    rope_theta: float = key(160_000.0, "base of the rotary position embedding", above=0)
-    norm_eps: float = key(1e-6, "epsilon of RMSNorm", above=0)
+    layers: int = key(6, "transformer blocks", gt=0)
+    hidden: int = key(384, "width of the residual stream", gt=0)
+    heads: int = key(6, "attention heads", gt=0)
+    kv_heads: int | None = key(None, "heads of keys and values (grouped-query attention); default model.heads", gt=0)
+    head_dim: int | None = key(None, "width of one head; default model.hidden / model.heads", gt=0)
+    ffn: int = key(1024, "width of SwiGLU", gt=0)
+    context: int = key(256, "L: positions the network sees", ge=2)
+    vocab: int = key(4096, "rows of the embedding and of the head", gt=0)
+    rope_theta: float = key(160_000.0, "base of the rotary position embedding", gt=0)
+    norm_eps: float = key(1e-6, "epsilon of RMSNorm", gt=0)
     qk_norm: bool = key(False, "RMSNorm on queries and keys (a Qwen3 instead of a Llama)")
-    dropout: float = key(0.0, "dropout of what attention and SwiGLU add to the residual stream", least=0, below=1)
+    dropout: float = key(0.0, "dropout of what attention and SwiGLU add to the residual stream", ge=0, lt=1)
     time_conditioning: int = key(
-        0, "width of an embedding of the mask rate that modulates every norm (adaLN); 0: none", least=0
+        0, "width of an embedding of the mask rate that modulates every norm (adaLN); 0: none", ge=0
     )
     attention: str = key("auto", "attention backend; auto: the fastest there is")
     init_from: str | None = key(None, "start from this folder: a Llama- or Qwen3-type checkpoint, or a dualm export")
@@ -95,82 +94,80 @@ class ModelConfig:
 @dataclass
 class ObjectiveConfig:
     alpha: Any = key(0.5, "AR ratio: a number in [0, 1], auto, or [[progress, alpha], ...] joined by straight lines")
-    prefix_fraction: float = key(0.0, "share of the AR windows trained with a prefix mask", least=0, most=1)
-    ar_weight: float = key(1.0, "weight of the AR loss (the paper's formula: 1; its released code: 2)", above=0)
+    prefix_fraction: float = key(0.0, "share of the AR windows trained with a prefix mask", ge=0, le=1)
+    ar_weight: float = key(1.0, "weight of the AR loss (the paper's formula: 1; its released code: 2)", gt=0)
     ar: str = key("autoregressive", "objective of the AR windows")
     md: str = key("masked_diffusion", "objective of the other windows")
-    input_mask: float = key(0.15, "masked_input: share of the inputs that are masked", least=0, most=1)
+    input_mask: float = key(0.15, "masked_input: share of the inputs that are masked", ge=0, le=1)
     time: str = key("uniform", "density of the mask rate t")
     draws: str = key("stratified", "how its quantiles are drawn: over the whole global batch, or one by one")
     time_mean: float = key(0.5, "bell: mean of the Gaussian before it is truncated to [time_min, 1]")
-    time_std: float = key(0.2, "bell: its standard deviation", above=0)
-    time_min: float = key(1e-3, "bell: the smallest t", above=0, below=1)
+    time_std: float = key(0.2, "bell: its standard deviation", gt=0)
+    time_min: float = key(1e-3, "bell: the smallest t", gt=0, lt=1)
     time_beta: list[float] = key([2.0, 2.0], "beta: its two parameters")
-    time_power: float = key(2.0, "polynomial: t = u ** power", above=0)
+    time_power: float = key(2.0, "polynomial: t = u ** power", gt=0)
     time_noise: list[float] = key([1e-3, 20.0], "geometric: smallest and largest total noise")
     time_floor: float | None = key(
         None, "learned: nats per masked token that cannot be learned; default: those of the best bin"
     )
-    time_refresh: int = key(100, "learned: steps between two updates of the density", above=0)
+    time_refresh: int = key(100, "learned: steps between two updates of the density", gt=0)
     mask_count: str = key("exact", "how many tokens are masked at rate t: ceil(N t) of N, or each with probability t")
     weighting: str = key("elbo", "weight of a masked token: 1/t, 1/E[t], or 1/(t q(t)), the NELBO under any density q")
     hide_prompt: float = key(
-        0.0, "MD on pairs: share of windows whose prompt is masked whole, for guidance", least=0, most=1
+        0.0, "MD on pairs: share of windows whose prompt is masked whole, for guidance", ge=0, le=1
     )
     shifted: bool = key(True, "outputs predict the next position (MNTP); false: their own (plain MDM)")
-    z_loss: float = key(0.0, "coefficient of the squared log-partition, e.g. 1e-4", least=0)
+    z_loss: float = key(0.0, "coefficient of the squared log-partition, e.g. 1e-4", ge=0)
 
 
 @dataclass
 class OptimizerConfig:
     name: str = key("adamw", "adamw, or muon for hidden matrices with adamw for the rest")
-    lr: float = key(1e-3, "peak learning rate", above=0)
+    lr: float = key(1e-3, "peak learning rate", gt=0)
     betas: list[float] = key([0.9, 0.95], "Adam's decay rates of the two moments")
-    eps: float = key(1e-8, "Adam's epsilon", above=0)
-    weight_decay: float = key(0.1, "decoupled weight decay of the matrices", least=0)
-    momentum: float = key(0.95, "muon: momentum", least=0, below=1)
-    ema: float = key(
-        0.0, "decay of the moving average of the weights that is validated and saved; 0: none", least=0, below=1
-    )
-    clip: float = key(1.0, "largest gradient norm; 0: no clipping. With muon: of the adamw half", least=0)
+    eps: float = key(1e-8, "Adam's epsilon", gt=0)
+    weight_decay: float = key(0.1, "decoupled weight decay of the matrices", ge=0)
+    momentum: float = key(0.95, "muon: momentum", ge=0, lt=1)
+    ema: float = key(0.0, "decay of the moving average of the weights that is validated and saved; 0: none", ge=0, lt=1)
+    clip: float = key(1.0, "largest gradient norm; 0: no clipping. With muon: of the adamw half", ge=0)
 
 
 @dataclass
 class ScheduleConfig:
     name: str = key("trapezoid", "shape of the learning rate over training; trapezoid: warmup-stable-decay")
-    warmup: float = key(0.02, "length of the warmup: below 1 a fraction of the steps, otherwise steps", least=0)
-    warmup_min: int = key(0, "steps that the warmup has at least", least=0)
-    cooldown: float = key(0.3, "trapezoid: length of the cooldown, given like the warmup", least=0)
-    final: float = key(0.0, "learning rate at the end, as a fraction of the peak", least=0, most=1)
+    warmup: float = key(0.02, "length of the warmup: below 1 a fraction of the steps, otherwise steps", ge=0)
+    warmup_min: int = key(0, "steps that the warmup has at least", ge=0)
+    cooldown: float = key(0.3, "trapezoid: length of the cooldown, given like the warmup", ge=0)
+    final: float = key(0.0, "learning rate at the end, as a fraction of the peak", ge=0, le=1)
 
 
 @dataclass
 class TrainConfig:
-    steps: int | None = key(None, "optimizer steps; default: as many as data.tokens and data.repetitions give", above=0)
-    global_batch: int = key(32, "sequences per optimizer step", above=0)
-    micro_batch: int = key(8, "sequences per forward pass of one rank", above=0)
-    zero_stage: int = key(1, "DeepSpeed ZeRO stage", least=0, most=3)
+    steps: int | None = key(None, "optimizer steps; default: as many as data.tokens and data.repetitions give", gt=0)
+    global_batch: int = key(32, "sequences per optimizer step", gt=0)
+    micro_batch: int = key(8, "sequences per forward pass of one rank", gt=0)
+    zero_stage: int = key(1, "DeepSpeed ZeRO stage", ge=0, le=3)
     precision: str = key("fp32", "fp32, or bf16: autocast over fp32 masters")
     compile: bool = key(False, "torch.compile every block")
-    log_every: int = key(10, "steps between two rows of training metrics", above=0)
-    prefetch: int = key(8, "micro-batches made ahead", above=0)
-    max_skipped: int = key(10, "steps in a row with a non-finite gradient before the run gives up", above=0)
+    log_every: int = key(10, "steps between two rows of training metrics", gt=0)
+    prefetch: int = key(8, "micro-batches made ahead", gt=0)
+    max_skipped: int = key(10, "steps in a row with a non-finite gradient before the run gives up", gt=0)
 
 
 @dataclass
 class ValidateConfig:
-    every: int = key(250, "steps between two validations; 0: only at the end", least=0)
-    windows: int = key(256, "validation windows per reading, the same ones each time", above=0)
-    batch: int = key(16, "windows per forward pass", above=0)
-    sample_tokens: int = key(64, "length of the text samples written beside; 0: none", least=0)
+    every: int = key(250, "steps between two validations; 0: only at the end", ge=0)
+    windows: int = key(256, "validation windows per reading, the same ones each time", gt=0)
+    batch: int = key(16, "windows per forward pass", gt=0)
+    sample_tokens: int = key(64, "length of the text samples written beside; 0: none", ge=0)
 
 
 @dataclass
 class CheckpointConfig:
-    every: int = key(1000, "steps between two periodic checkpoints; 0: none", least=0)
+    every: int = key(1000, "steps between two periodic checkpoints; 0: none", ge=0)
     exponential: bool = key(False, "keep checkpoints after steps 1, 2, 4, 8, ... as well")
     before_cooldown: bool = key(True, "keep the checkpoint before the cooldown of the learning rate")
-    keep: int = key(2, "newest periodic checkpoints that are kept", above=0)
+    keep: int = key(2, "newest periodic checkpoints that are kept", gt=0)
 
 
 @dataclass
@@ -198,11 +195,12 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: unknown key, wrong type, unreadable file or a value outside its range.
     """
-    config = OmegaConf.structured(Recipe)
     files = _layers(Path(path), ()) if path is not None else []
-    for source, layer in [*files, *_override_layers(overrides)]:
-        config = _merge(config, layer, source)
-    recipe = OmegaConf.to_object(config)
+    layers = [*files, *_override_layers(overrides)]
+    for source, layer in layers:
+        _rename(layer, source)
+        _check_names(layer, source)
+    recipe = OmegaConf.to_object(_merged(layers))
     assert isinstance(recipe, Recipe)
     check(recipe)
     return recipe
@@ -215,9 +213,9 @@ def dump(recipe: Recipe) -> str:
 
 def flatten(recipe: Recipe) -> dict[str, Any]:
     """`{"model.layers": 6, ...}`: every key of the recipe by its dotted name."""
-    tree = OmegaConf.to_container(OmegaConf.structured(recipe))
-    assert isinstance(tree, dict)
-    return {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
+    return {
+        f"{section}.{key}": value for section, values in vars(recipe).items() for key, value in vars(values).items()
+    }
 
 
 def _layers(path: Path, seen: tuple[Path, ...]) -> list[tuple[str, DictConfig]]:
@@ -244,36 +242,43 @@ def _override_layers(overrides: Sequence[str]) -> list[tuple[str, DictConfig]]:
     return [(item, OmegaConf.from_dotlist([item])) for item in overrides]
 
 
-def _merge(config: Any, layer: DictConfig, source: str) -> Any:
-    known = list(keys())
-    layer = _with_new_names(layer, source)
+def _check_names(layer: DictConfig, source: str) -> None:
+    known, sections = list(keys()), [section.name for section in fields(Recipe)]
     for section, values in layer.items():
-        if section not in config or not isinstance(values, DictConfig):
-            raise UserError(f"{source}: unknown section '{section}', expected one of {', '.join(config)}")
+        if section not in sections or not isinstance(values, DictConfig):
+            raise UserError(f"{source}: unknown section '{section}', expected one of {', '.join(sections)}")
         for last in values:
             name = f"{section}.{last}"
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1) or difflib.get_close_matches(str(last), known, 1, 0.3)
                 raise UserError(f"{source}: unknown key '{name}'" + (f", did you mean '{near[0]}'?" if near else ""))
+
+
+@cache
+def _defaults() -> DictConfig:
+    return OmegaConf.structured(Recipe)
+
+
+def _merged(layers: Sequence[tuple[str, DictConfig]]) -> Any:
+    """The layers over the defaults. Raises UserError that names the first layer with a value of a wrong type."""
     try:
-        return OmegaConf.merge(config, layer)
+        return OmegaConf.merge(_defaults(), *(layer for _, layer in layers))
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{source}: {error.full_key or 'recipe'}: {reason}") from None
+        if len(layers) > 1:
+            _merged(layers[:-1])
+        raise UserError(f"{layers[-1][0]}: {error.full_key or 'recipe'}: {str(error).splitlines()[0]}") from None
 
 
 RENAMED = {"schedule.warmup_least": "schedule.warmup_min"}  # keys of older recipes
 
 
-def _with_new_names(layer: DictConfig, source: str) -> DictConfig:
-    """The layer with keys by their names of today; says once that an older one is there."""
-    renamed = copy.deepcopy(layer)
+def _rename(layer: DictConfig, source: str) -> None:
+    """Give the layer's keys their names of today, and say once that an older one is there."""
     for old, new in RENAMED.items():
         section, _, name = old.partition(".")
-        if isinstance(renamed.get(section), DictConfig) and name in renamed[section]:
+        if isinstance(layer.get(section), DictConfig) and name in layer[section]:
             _say_renamed(source, old, new)
-            OmegaConf.update(renamed, new, renamed[section].pop(name))
-    return renamed
+            OmegaConf.update(layer, new, layer[section].pop(name))
 
 
 @cache

@@ -11,25 +11,25 @@ from typing import Any, NamedTuple
 class Bounds(NamedTuple):
     """The range of a number."""
 
-    above: float | None = None
-    least: float | None = None
-    below: float | None = None
-    most: float | None = None
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
 
     def hold(self, value: float) -> bool:
         return (
-            (self.above is None or value > self.above)
-            and (self.least is None or value >= self.least)
-            and (self.below is None or value < self.below)
-            and (self.most is None or value <= self.most)
+            (self.gt is None or value > self.gt)
+            and (self.ge is None or value >= self.ge)
+            and (self.lt is None or value < self.lt)
+            and (self.le is None or value <= self.le)
         )
 
     def __str__(self) -> str:
-        low = self.least if self.above is None else self.above
-        high = self.most if self.below is None else self.below
+        low = self.ge if self.gt is None else self.gt
+        high = self.le if self.lt is None else self.lt
         if high is None:
-            return f"a number above {low}" if self.least is None else f"{low} or more"
-        brackets = ("[" if self.above is None else "(", "]" if self.below is None else ")")
+            return f"a number above {low}" if self.ge is None else f"{low} or more"
+        brackets = ("[" if self.gt is None else "(", "]" if self.lt is None else ")")
         return f"a number in {brackets[0]}{low}, {high}{brackets[1]}"
 
 

@@ -24,6 +24,7 @@ from dualm.generation.blocks import denoise_blocks
 from dualm.generation.diffusion import Step, canvas, denoise
 from dualm.generation.samplers import Denoising
 from dualm.generation.sampling import NEVER, Dice, Sampling, before_end
+from dualm.generation.text_stream import TextStream
 from dualm.likelihood.modes import Scoring
 from dualm.likelihood.pairs import Pair, Score
 from dualm.likelihood.score import score
@@ -150,7 +151,7 @@ class LanguageModel:
             max_tokens: length of a continuation; by default 64, or what the context leaves. Diffusion with `block`
                 may go on beyond the context.
             temperature, top_k, top_p: see `Sampling`; temperature 0 takes the most likely token.
-            seed: text number i is a function of (seed, i), whatever is generated beside it.
+            seed: text number i is a function of (seed, i) alone.
             batch: how many go through the network at once.
             denoising: diffusion: sampler, steps, block, guidance, gamma, tau, eta; see `Denoising`.
 
@@ -163,7 +164,8 @@ class LanguageModel:
         for start in range(0, len(prompts), batch):
             part = encoded[start : start + batch]
             dice = [Dice.of(seed, start + row, self.device) for row in range(len(part))]
-            texts += list(self.continuations(part, task, dice))[-1] if part else []
+            *_, last = self.continuations(part, task, dice)
+            texts += last
         return texts
 
     def infill(
@@ -207,16 +209,17 @@ class LanguageModel:
         if task.mode == "diffusion":
             yield from (self.texts(prompts, step, task) for step in self.canvases(prompts, task, dice))
             return
-        count, written = self.new_tokens(prompts, task), [np.array([], dtype=np.int64) for _ in prompts]
         attention = GENERATION_MODES[task.mode]
         assert attention is not None
+        streams = [TextStream(self.tokenizer.decode, task.stop) for _ in prompts]
         with self.autocast():
-            for tokens in decode(self.model, prompts, count, dice, task.sampling, attention):
-                written = [np.append(row, token) for row, token in zip(written, tokens, strict=True)]
-                texts = [self.tokenizer.decode(before_end(row)) for row in written]
-                yield [task.cut(text) for text in texts]
-                if all(task.stops(text) or EOS in row for text, row in zip(texts, written, strict=True)):
+            for tokens in decode(self.model, prompts, self.new_tokens(prompts, task), dice, task.sampling, attention):
+                for stream, token in zip(streams, tokens.tolist(), strict=True):
+                    stream.add(token)
+                yield [stream.text for stream in streams]
+                if all(stream.ended for stream in streams):
                     return
+        yield [stream.finish() for stream in streams]
 
     def texts(self, prompts: Sequence[np.ndarray], step: Step, task: Generation) -> list[str]:
         """What a step of diffusion has written after each prompt so far, masks left out."""
@@ -272,9 +275,6 @@ class Generation:
         GENERATION_MODES.choose(self.mode, "mode")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UserError(f"max_tokens: got {self.max_tokens}, expected at least 1")
-
-    def stops(self, text: str) -> bool:
-        return any(word in text for word in self.stop)
 
     def cut(self, text: str) -> str:
         """`text` before the first of the stop strings."""

@@ -1,7 +1,7 @@
 """Counter-based randomness: every random draw is a pure function of what it is for.
 
 A stream is named by (seed, purpose, counters), so nothing depends on rank, world size, worker count or
-on how often a run was interrupted: whoever asks for the same stream gets the same numbers.
+on how often a run was interrupted: the same stream always gives the same numbers.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     DENSITIES = Registry("objective.time", {"uniform": ..., "bell": ...})
 
-A registry is the only list of its choices. Whoever needs to know them reads it: recipes by `choose`, checks and the
-table of recipe keys by `REGISTRIES`. A new entry is one line; nothing depends on its position.
+A registry is the only list of its choices: recipes read it by `choose`, checks and the table of recipe keys through
+`REGISTRIES`. A new entry is one line; nothing depends on its position.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""One script per page of results: what is committed under docs/ is made anew by these. Run them from the repository's root."""
+"""One script per page of results: these write what is committed under docs/. Run them from the repository's root."""

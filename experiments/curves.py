@@ -18,7 +18,7 @@ matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "dualm"  # the same run gives the same file
 import matplotlib.pyplot as plt  # noqa: E402
 
-from dualm.evaluation.readings import TABLE  # noqa: E402
+from dualm.evaluation.readings import table as table_lines  # noqa: E402
 from dualm.runs import is_validation, read_metrics  # noqa: E402
 
 PANELS = [  # title, training metric, validation metric, colour
@@ -46,7 +46,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def table(last: dict[str, Any]) -> str:
     lines = ["| reading | nats/token | s.e. | bits/byte |", "|---|--:|--:|--:|"]
-    for metric, name, bits in TABLE:
+    for metric, name, bits in table_lines():
         lines.append(f"| {name} | {last[metric]:.3f} | {last[metric + '_se']:.3f} | {last[bits]:.3f} |")
     return "\n".join(lines)
 

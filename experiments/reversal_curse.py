@@ -5,7 +5,7 @@
 
 Trains recipes/reversal-curse.yaml at three AR ratios (a run that is there already is used again), asks every model the
 four test files of Berglund et al. (2023), by each way of generation that it was trained for, and prints the share of right
-answers in percent, with its 95 % interval (Wilson 1927). `same` is the direction in which a fact was told, `reversed` the
+answers in percent, with its 95 % interval (Wilson 1927). `same` is the direction in which a fact was trained, `reversed` the
 other one. All prompts have wordings that were not trained. The 300 prompts of a file are 10 wordings of each of 30 facts, so
 they are not independent, and the true intervals are wider. Chance is the share that would be right if each answer were
 another expected one of the file, drawn at random. A deed may be worded in several ways and only one of them is right, so

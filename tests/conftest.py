@@ -1,16 +1,17 @@
-"""What end-to-end tests share: a small corpus, a tiny recipe, and the three launchers."""
+"""What end-to-end tests share: a small corpus, a tiny recipe, and how it is trained."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+if os.environ.get("DUALM_TEST_GPU") != "1":  # before torch and numpy read how many threads they may have
+    os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 import pytest
 import torch
@@ -18,10 +19,8 @@ import torch
 from dualm.config import ModelConfig
 from dualm.model.transformer import Transformer
 from tests.corpus import write_corpus
-
-for name, value in {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}.items():
-    if os.environ.get("DUALM_TEST_GPU") != "1":
-        os.environ[name] = value
+from tests.forked import Forked
+from tests.launched import LAUNCHERS, Launched
 
 
 def random_model(seed: int, spread: float, **config: int) -> Transformer:
@@ -48,18 +47,6 @@ validate: {every: 0, windows: 8, batch: 4, sample_tokens: 8}
 checkpoint: {every: 2}
 """
 
-LAUNCHERS = {
-    "plain": lambda world: [sys.executable, "-m", "dualm"],
-    "torchrun": lambda world: [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc_per_node", str(world), "-m", "dualm"),
-    ],
-    "deepspeed": lambda world: [
-        *(str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(world)),
-        *("--master_port", str(random.randint(20000, 50000)), "--module", "dualm"),
-    ],
-}
-
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -71,17 +58,22 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Tiny:
-    """A tiny recipe over `corpus`, launched like a user would."""
+    """A tiny recipe over `corpus`, trained in forked processes or under one of the LAUNCHERS."""
 
     recipe: Path
     folder: Path
 
-    def command(self, *overrides: str, run: str = "run", launcher: str = "plain", world: int = 1) -> list[str]:
-        return [*LAUNCHERS[launcher](world), "train", str(self.recipe), f"run.dir={self.folder / run}", *overrides]
+    def arguments(self, *overrides: str, run: str = "run") -> list[str]:
+        return ["train", str(self.recipe), f"run.dir={self.folder / run}", *overrides]
+
+    def start(self, *overrides: str, run: str = "run", launcher: str = "forked", world: int = 1) -> Forked | Launched:
+        arguments = self.arguments(*overrides, run=run)
+        if launcher == "forked":
+            return Forked(arguments, self.folder, world=world)
+        return Launched([*LAUNCHERS[launcher](world), *arguments], self.folder)
 
     def train(self, *overrides: str, check: bool = True, **how: Any) -> subprocess.CompletedProcess[str]:
-        command = self.command(*overrides, **how)
-        done = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, timeout=240)
+        done = self.start(*overrides, **how).finish()
         assert not check or done.returncode == 0, done.stderr[-3000:]
         return done
 

@@ -12,6 +12,7 @@ import pytest
 
 from dualm.cli import main
 from tests.conftest import Tiny
+from tests.launched import LAUNCHERS
 from tests.test_config import RECIPES
 
 
@@ -136,7 +137,7 @@ def test_the_launchers_report_one_line_too(tiny: Tiny) -> None:
 def test_a_full_disk_is_one_line(tiny: Tiny) -> None:
     disk = tiny.folder / "disk"
     disk.mkdir()
-    command = " ".join(tiny.command("checkpoint.every=1", run="disk/run"))
+    command = " ".join([*LAUNCHERS["plain"](1), *tiny.arguments("checkpoint.every=1", run="disk/run")])
     script = f"mount -t tmpfs -o size=300k none {disk} && {command}; code=$?; ls -A {disk}/run/checkpoints; exit $code"
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, cwd=tiny.folder, timeout=120

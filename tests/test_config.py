@@ -81,6 +81,19 @@ def test_mistakes_are_named(recipe: Path, override: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_an_older_name_of_a_key_is_understood_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, "train: {steps: 10}\nschedule: {warmup_least: 7}")
+    for _ in range(2):
+        assert config.load(path).schedule.warmup_min == 7
+    assert capsys.readouterr().err == f"{path}: schedule.warmup_least is called schedule.warmup_min now\n"
+
+
+def test_a_wrong_type_is_named_with_its_file(tmp_path: Path) -> None:
+    write(tmp_path, "model: {layers: two}\ntrain: {steps: 10}", "base.yaml")
+    with pytest.raises(UserError, match=r"base\.yaml: model\.layers: Value 'two'"):
+        config.load(write(tmp_path, "base: base.yaml\nmodel: {heads: 3}"), ["model.ffn=8"])
+
+
 def test_files_are_named(tmp_path: Path) -> None:
     cases = {
         "a: [": "not readable as YAML",

@@ -143,7 +143,7 @@ def test_a_trained_run_is_read_from_its_newest_whole_checkpoint(tiny: Tiny, caps
         (["--infill", "no holes"], "infill: got 'no holes', expected <mask> or <mask:N> in it"),
         (["--infill", "<mask:0>"], "infill: got <mask:0>"),
         (["--infill", "<mask:99>"], "infill: got 101 tokens, expected at most 48"),
-        (["--infill", "<mask>", "x"], "--infill: got prompts beside it"),
+        (["--infill", "<mask>", "x"], "--infill: got prompts as well"),
         (["--temperature", "-1"], "temperature: got -1.0"),
         (["--trace", "t.html"], "--trace: got mode ar, expected --mode diffusion"),
         (["a", "b", "--mode", "diffusion", "--watch"], "--watch: got several texts"),

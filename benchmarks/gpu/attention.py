@@ -1,7 +1,7 @@
 """Every attention backend × every mask it claims × every dtype, forward and backward, against float64 on the CPU.
 
 Errors are ||out - ref|| / ||ref||, over the whole tensor and at the worst position (so that a border that is off by
-one doesn't drown). Besides, a changed key must change exactly the outputs that see it, bit by bit.
+one doesn't drown). Also, a changed key must change exactly the outputs that see it, bit by bit.
 """
 
 from __future__ import annotations

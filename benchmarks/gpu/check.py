@@ -39,7 +39,7 @@ PACKAGES = ("torch", "triton", "flash_attn", "xformers", "deepspeed", "numpy", "
 class Section:
     run: Callable[[Cases], None]
     seconds: int  # its share; no case begins later
-    quick: int  # likewise with --quick; 0: left out
+    quick: int  # the same with --quick; 0: left out
 
 
 def sections() -> dict[str, Section]:
@@ -69,7 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer cases")
     parser.add_argument("--minutes", type=float, help="of the whole run (8.5; with --quick 3)")
     parser.add_argument("--peak", type=float, help="the datasheet's dense bf16 TFLOP/s (989 for H100 and H200 SXM)")
-    parser.add_argument("--seed", type=int, help="of the random inputs; drawn anew and printed by default")
+    parser.add_argument("--seed", type=int, help="of the random inputs; drawn at random and printed by default")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: dry run of this script")
     parser.add_argument("--only", nargs="*", help="run these sections only")
     parser.add_argument("--part", type=Path, help=argparse.SUPPRESS)  # what follows is for a section's process

@@ -113,7 +113,7 @@ def run_all(runs: list[str], seed: int, out: Path) -> None:
         for run in runs:
             try:
                 results[run] = train(run, seed, here)
-            except Exception as error:  # whatever it is, the other runs go on
+            except Exception as error:  # of any kind: the other runs go on
                 traceback.print_exc()
                 results[run] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
             out.write_text(json.dumps(results))

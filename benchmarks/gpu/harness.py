@@ -71,7 +71,7 @@ class Cases:
             status, reason = "SKIP", str(skip)
         except Failed as failed:
             status, reason, numbers = "FAIL", str(failed), failed.numbers
-        except Exception as error:  # whatever it is, the other cases go on
+        except Exception as error:  # of any kind: the other cases go on
             status, reason = "FAIL", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             with self.log.open("a") as log:
                 log.write(f"\n[{self.section}] {name}\n{traceback.format_exc()}")

@@ -1,4 +1,4 @@
-"""Charts as matplotlib figures, for papers and notebooks: PNG for the eye, PDF for print."""
+"""Charts as matplotlib figures for papers and notebooks: PNG for the screen, PDF for print."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from dualm import files
 from dualm.analysis.charts import HEAT, Chart, Heat, Panel, Series, legend
 
 PANEL = 3.3, 2.5  # inches
@@ -32,7 +33,7 @@ STYLE: dict[Any, Any] = {
 
 
 def draw(chart: Chart) -> Figure:
-    """The chart with its panels in rows, and one legend below them."""
+    """The chart with its panels in rows and one legend below them."""
     columns = min(chart.columns, len(chart.panels))
     rows = math.ceil(len(chart.panels) / columns)
     with matplotlib.rc_context(STYLE):
@@ -50,46 +51,51 @@ def draw(chart: Chart) -> Figure:
 
 
 def save(charts: Iterable[Chart], folder: Path) -> list[Path]:
-    """Each chart as NAME.png and NAME.pdf in `folder`. The same chart gives the same bytes."""
+    """Write each chart as NAME.png and NAME.pdf into `folder`. The same chart always gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for chart in charts:
         figure = draw(chart)
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once, for both
+        figure.set_layout_engine("none")  # the layout is computed once, for both files
         for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             path = folder / f"{chart.name}.{suffix}"
-            figure.savefig(path, dpi=160, metadata=metadata)
+            with files.replacing(path) as partial:
+                figure.savefig(partial, format=suffix, dpi=160, metadata=metadata)
             written.append(path)
     return written
 
 
 def _panel(figure: Figure, axis: Axes, panel: Panel) -> None:
     axis.set(title=panel.title, xlabel=panel.x.title, ylabel=panel.y.title)
-    for which, side in ((axis.xaxis, panel.x), (axis.yaxis, panel.y)):
+    for drawn, side in ((axis.xaxis, panel.x), (axis.yaxis, panel.y)):
         if side.ticks:
-            which.set_ticks([place for place, _ in side.ticks], [label for _, label in side.ticks])
+            drawn.set_ticks([position for position, _ in side.ticks], [label for _, label in side.ticks])
     heat = next((mark for mark in panel.marks if isinstance(mark, Heat)), None)
     for order, mark in enumerate(panel.marks):
         if isinstance(mark, Heat):
-            image = axis.pcolormesh(
-                mark.x,
-                mark.y,
-                mark.z,
-                cmap=_colours(mark),
-                vmin=mark.span[0],
-                vmax=mark.span[1],
-                shading="gouraud",
-                rasterized=True,
-            )
-            figure.colorbar(image, ax=axis, label=mark.label, extend="min" if mark.reverse else "max")
-            axis.grid(False)
+            _heat(figure, axis, mark)
         else:
             _series(axis, mark, heat, order + 3)
     if panel.x.span:
         axis.set_xlim(*panel.x.span)
     if panel.y.span:
         axis.set_ylim(*panel.y.span)
+
+
+def _heat(figure: Figure, axis: Axes, mark: Heat) -> None:
+    image = axis.pcolormesh(
+        mark.x,
+        mark.y,
+        mark.z,
+        cmap=_colours(mark),
+        vmin=mark.span[0],
+        vmax=mark.span[1],
+        shading="gouraud",
+        rasterized=True,
+    )
+    figure.colorbar(image, ax=axis, label=mark.label, extend="min" if mark.reverse else "max")
+    axis.grid(False)
 
 
 def _colours(heat: Heat) -> str:

@@ -1,15 +1,16 @@
-"""Where each run stops improving: the point of least validation loss, and how far the loss rises after it.
+"""Where each run starts to overfit: its lowest validation loss, and how far the loss rises afterwards.
 
-Error model. All validations of a run score the same windows under the same noise, so the difference of two losses is known
-far better than either: a window that is hard at one step is hard at the next. A difference has two errors,
+Error model. All validations of a run use the same windows and the same noise. The difference of two losses is therefore
+known much better than either loss: a window that is hard at one step is hard at the next. A difference has two errors:
 
-    windows   sqrt(se_i² + se_j² - 2 rho se_i se_j), rho the correlation over windows of the losses of two checkpoints.
-              The table has no losses of single windows, so rho is assumed. `CORRELATION` is on the cautious side of
-              the 0.91 to 0.96 measured, in all three readings, between steps 350, 490 and 700 of recipes/novels-3m.yaml.
-    jitter    of single validations about the run's smooth curve, from the curve itself: the distance of each point to the
-              line through its neighbours.
+    windows   sqrt(se_i² + se_j² - 2 rho se_i se_j), with rho the correlation over windows of the losses of two checkpoints.
+              The table has no losses of single windows, so rho is assumed. `CORRELATION` is lower, hence more cautious,
+              than the 0.91 to 0.96 measured in all three readings between steps 350, 490 and 700 of recipes/novels-3m.yaml.
+    jitter    of single validations about the smooth curve of the run. It is estimated from the curve itself: the distance
+              of each point to the line through its neighbours.
 
-The least of n noisy numbers lies below the truth, so limits are Šidák's: they hold for all n validations at once.
+The minimum of n noisy numbers is biased downwards. The limits are therefore Šidák's, which hold for all n validations
+together.
 """
 
 from __future__ import annotations
@@ -24,33 +25,33 @@ from dualm.analysis.table import LOSSES, check, validations
 
 CORRELATION = 0.9
 CONFIDENCE = 0.95
-FEWEST_FOR_JITTER = 5
+MIN_FOR_JITTER = 5
 
 
 @dataclass(frozen=True)
 class Overfitting:
-    """One run in one reading. Losses in nats per token; the band and `overfits` hold at 95 %."""
+    """One run in one reading. Losses are in nats per token; the band and `overfits` hold at 95 % confidence."""
 
     run: str
     R: int
     alpha: float
     seed: int
     reading: str
-    tokens_least: float  # tokens trained on at the least loss
-    tokens_low: float  # first and last validation that cannot be told from the least
+    tokens_least: float  # trained tokens at the lowest loss
+    tokens_low: float  # the first and last validation that do not differ significantly from the lowest
     tokens_high: float
     epochs_least: float
-    loss_least: float
+    loss_least: float  # the lowest
     loss_last: float
-    gap: float  # last - least
+    gap: float  # last - lowest
     gap_se: float
-    gap_limit: float  # a gap beyond this is no chance, whichever validation turned out least
+    gap_limit: float  # a larger gap is significant
     overfits: bool  # gap > gap_limit
     validations: int
 
 
 def overfitting(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per finished run and reading, its columns the fields of `Overfitting`."""
+    """A row per finished run and reading; the columns are the fields of `Overfitting`."""
     check(table)
     rows = [
         describe(rows, reading)
@@ -62,7 +63,7 @@ def overfitting(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve(table: pd.DataFrame, run: str, reading: str) -> pd.DataFrame:
-    """Columns step, tokens, epochs, loss, se of one run, finished or not, by tokens; epochs are those seen so far."""
+    """Columns step, tokens, epochs (so far), loss, se of one run, finished or not, sorted by step."""
     rows = table[(table["run"] == run) & table[LOSSES[reading]].notna()].sort_values("step")
     return _curve(rows, reading)
 
@@ -75,14 +76,14 @@ def _curve(rows: pd.DataFrame, reading: str) -> pd.DataFrame:
 
 
 def describe(rows: pd.DataFrame, reading: str) -> Overfitting:
-    """The validations `rows` of one run, by step."""
+    """The result for the validations `rows` of one run, sorted by step."""
     shape = _curve(rows, reading)
     tokens, loss, se = (shape[name].to_numpy(float) for name in ("tokens", "loss", "se"))
-    at = int(loss.argmin())
-    errors = difference_error(se, se[at], jitter(tokens, loss))
+    lowest = int(loss.argmin())
+    errors = difference_error(se, se[lowest], jitter(tokens, loss))
     limit = norm.ppf(CONFIDENCE ** (1 / len(loss)))
-    band = tokens[(loss - loss[at] <= limit * errors) | (np.arange(len(loss)) == at)]
-    gap, gap_se = loss[-1] - loss[at], errors[-1] if at < len(loss) - 1 else 0.0
+    band = tokens[(loss - loss[lowest] <= limit * errors) | (np.arange(len(loss)) == lowest)]
+    gap, gap_se = loss[-1] - loss[lowest], errors[-1] if lowest < len(loss) - 1 else 0.0
     first = rows.iloc[0]
     return Overfitting(
         run=str(first["run"]),
@@ -90,11 +91,11 @@ def describe(rows: pd.DataFrame, reading: str) -> Overfitting:
         alpha=float(first["alpha"]),
         seed=int(first["seed"]),
         reading=reading,
-        tokens_least=tokens[at],
+        tokens_least=tokens[lowest],
         tokens_low=band[0],
         tokens_high=band[-1],
-        epochs_least=float(shape["epochs"].iloc[at]),
-        loss_least=loss[at],
+        epochs_least=float(shape["epochs"].iloc[lowest]),
+        loss_least=loss[lowest],
         loss_last=loss[-1],
         gap=float(gap),
         gap_se=float(gap_se),
@@ -113,13 +114,13 @@ def difference_error(
 
 
 def jitter(tokens: np.ndarray, loss: np.ndarray) -> float:
-    """Standard deviation of single validations about a smooth curve, robust; 0 if there are too few to tell.
+    """Robust standard deviation of single validations about a smooth curve; 0 if there are too few to estimate it.
 
-    A point and the line through its neighbours, at share w of the way, differ by noise of variance 1 + w² + (1 - w)².
-    Curvature adds to it, so this errs on the side of caution.
+    A point at fraction w of the way between its neighbours differs from the line through them by noise of variance
+    1 + w² + (1 - w)², in units of the variance of one validation. Curvature adds to the estimate, which is then too large.
     """
-    if len(loss) < FEWEST_FOR_JITTER:
+    if len(loss) < MIN_FOR_JITTER:
         return 0.0
-    share = (tokens[1:-1] - tokens[:-2]) / (tokens[2:] - tokens[:-2])
-    away = loss[1:-1] - ((1 - share) * loss[:-2] + share * loss[2:])
-    return float(1.4826 * np.median(np.abs(away) / np.sqrt(1 + share**2 + (1 - share) ** 2)))
+    fraction = (tokens[1:-1] - tokens[:-2]) / (tokens[2:] - tokens[:-2])
+    distance = loss[1:-1] - ((1 - fraction) * loss[:-2] + fraction * loss[2:])
+    return float(1.4826 * np.median(np.abs(distance) / np.sqrt(1 + fraction**2 + (1 - fraction) ** 2)))

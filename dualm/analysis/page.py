@@ -1,6 +1,6 @@
-"""Charts, sentences and a table as one self-contained HTML page: it works offline, on a phone and in print.
+"""Charts, sentences and a table as one self-contained HTML page, which works offline, on a phone and in print.
 
-The page carries plotly's script and forbids itself any request. It holds no text of its own but headings.
+The page contains plotly's script and forbids all requests. Except for headings, all its text is passed in.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ HIDDEN = {"hoverinfo": "skip", "showlegend": False}
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the table: what it shows, what it is sorted by, and its colour, if it has one."""
+    """One cell of the table: its text, the value it is sorted by, and its colour, if it has one."""
 
     text: str
     value: float | str | None = None
     colour: str = ""
-    least: bool = False
+    lowest: bool = False  # of its column
 
 
 @dataclass(frozen=True)
 class Page:
     title: str
     about: str
+    terms: Sequence[tuple[str, str]]  # a term and its definition
     findings: Sequence[Finding]
     left_out: Sequence[str]
     charts: Sequence[Chart]
@@ -45,12 +46,14 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """The page as HTML text. Everything that comes from data is escaped."""
+    """The page as HTML text. All text from data is escaped."""
     plots = {f"{chart.name}-{n}": plot(panel) for chart in page.charts for n, panel in enumerate(chart.panels)}
     slots = {
         "<!--TITLE-->": escape(page.title),
         "<!--ABOUT-->": escape(page.about),
-        "<!--BODY-->": "\n".join([_sentences(page), *_sections(page.charts), _table(page.headings, page.rows)]),
+        "<!--BODY-->": "\n".join(
+            [_terms(page.terms), _sentences(page), *_sections(page.charts), _table(page.headings, page.rows)]
+        ),
         "<!--FOOTER-->": escape(page.footer),
         "/*PLOTS*/": json.dumps(plots, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace(
             "<", "\\u003c"
@@ -61,6 +64,11 @@ def render(page: Page) -> str:
     for slot, content in slots.items():
         text = text.replace(slot, content)
     return text
+
+
+def _terms(terms: Sequence[tuple[str, str]]) -> str:
+    entries = "".join(f"<dt>{escape(term)}</dt><dd>{escape(definition)}</dd>" for term, definition in terms)
+    return f'<section id="terms"><h2>Terms</h2><dl>{entries}</dl></section>'
 
 
 def _sentences(page: Page) -> str:
@@ -74,21 +82,21 @@ def _sentences(page: Page) -> str:
 
 
 def _finding(finding: Finding) -> str:
-    """The claim and its verdict, and the sentences with the numbers that decide it."""
+    """The claim with its verdict, and the sentences with the numbers that decide it."""
     parts = "".join(
-        f'<li class="{_word(part.verdict)}" title="{part.verdict}">{escape(part.statement)}</li>'
+        f'<li class="{_css_class(part.verdict)}" title="{part.verdict}">{escape(part.statement)}</li>'
         for part in finding.parts
     )
-    verdict = f'<span class="verdict {_word(finding.verdict)}">{finding.verdict}</span>'
+    verdict = f'<span class="verdict {_css_class(finding.verdict)}">{finding.verdict}</span>'
     return f"<li>{verdict} {escape(finding.claim)}<ul>{parts}</ul></li>"
 
 
-def _word(verdict: str) -> str:
+def _css_class(verdict: str) -> str:
     return verdict.replace(" ", "-")
 
 
 def _sections(charts: Sequence[Chart]) -> list[str]:
-    """One section a chart, or a group of charts, of which one is seen at a time."""
+    """One section per chart or group of charts. Of a group, one chart is visible at a time."""
     sections = []
     for _, together in groupby(charts, key=lambda chart: chart.group or chart.name):
         group = list(together)
@@ -129,7 +137,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     )
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return (
-        '<section id="runs"><h2>All runs</h2><p class="soft">Press a heading to sort by it. Bold: the least loss. Rise: from the least loss of a run to its end.</p>'
+        '<section id="runs"><h2>All runs</h2><p class="soft">Press a heading to sort by it. Bold: the lowest loss of a column. Rise: from the lowest loss of a run to its last loss.</p>'
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>'
     )
 
@@ -137,11 +145,11 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 def _cell(cell: Cell) -> str:
     swatch = f'<span class="swatch" style="background:{cell.colour}"></span>' if cell.colour else ""
     value = "" if cell.value is None else escape(str(cell.value))
-    return f'<td data-value="{value}"{" class=least" if cell.least else ""}>{swatch}{escape(cell.text)}</td>'
+    return f'<td data-value="{value}"{" class=lowest" if cell.lowest else ""}>{swatch}{escape(cell.text)}</td>'
 
 
 def plot(panel: Panel) -> dict[str, Any]:
-    """A panel as plotly's data and layout."""
+    """The data and the layout of a panel, as plotly reads them."""
     heat = next((mark for mark in panel.marks if isinstance(mark, Heat)), None)
     data = [
         trace for mark in panel.marks for trace in ([_heat(mark)] if isinstance(mark, Heat) else _series(mark, heat))
@@ -173,8 +181,8 @@ def _axis(axis: Axis) -> dict[str, Any]:
         "tickcolor": "#9aa0ac",
     }
     if axis.ticks:
-        places, labels = zip(*axis.ticks, strict=True)
-        look |= {"tickvals": places, "ticktext": labels}
+        positions, labels = zip(*axis.ticks, strict=True)
+        look |= {"tickvals": positions, "ticktext": labels}
     if axis.span:
         look["range"] = axis.span
     return look

@@ -1,4 +1,4 @@
-"""The report of a sweep: one HTML page to read, and its figures as PNG and PDF."""
+"""The report of a sweep: one HTML page, and its figures as PNG and PDF."""
 
 from __future__ import annotations
 
@@ -8,20 +8,40 @@ from pathlib import Path
 
 import pandas as pd
 
+from dualm import files
 from dualm.analysis import figures, isoflop_charts, page, run_charts, surface_charts
 from dualm.analysis.analyze import Analysis
-from dualm.analysis.charts import Chart, alpha_colour, alpha_label, numbers, present, range_label, records, tokens_label
+from dualm.analysis.charts import Chart, alpha_colour, numbers, present, range_label, records
 from dualm.analysis.page import Cell, Page
 from dualm.analysis.table import targets
+from dualm.sweep.labels import alpha_label, count_label
 
 NONE = Cell("–")
 TITLE = "Autoregression and diffusion over repeated data"
+TERMS = (
+    ("R", "the number of repetitions. The token budget consists of budget/R unique tokens, each seen R times."),
+    (
+        "α",
+        "the AR ratio: the fraction of training sequences with the autoregressive (AR) objective. The others have the "
+        "masked diffusion (MD) objective.",
+    ),
+    (
+        "Exposure",
+        "one training pass over a token with one objective. Each token has α·R AR exposures and (1 - α)·R MD exposures.",
+    ),
+    ("Epoch", "one pass over the unique tokens."),
+    (
+        "Loss",
+        "validation loss in nats per token. The AR NLL is the negative log-likelihood; the MD NELBO is the diffusion "
+        "upper bound on it. The prefix NLL is that of the second half of a window whose first half is read in both directions.",
+    ),
+)
 
 
 def write_report(table: pd.DataFrame, analysis: Analysis, out: Path) -> Path:
-    """`report.html` and `figures/NAME.png|pdf` in the folder `out`; returns the page's path.
+    """Write `report.html` and `figures/NAME.png|pdf` into the folder `out`; returns the path of the page.
 
-    `table` holds a row per run and validation, as `dualm.sweep.results.load_results` gives it.
+    `table` has a row per run and validation, as `dualm.sweep.results.load_results` returns it.
     """
     drawn = charts(table, analysis)
     figures.save(drawn, out / "figures")
@@ -29,26 +49,26 @@ def write_report(table: pd.DataFrame, analysis: Analysis, out: Path) -> Path:
     content = Page(
         title=TITLE,
         about=about(table),
+        terms=TERMS,
         findings=analysis.findings,
         left_out=analysis.left_out,
         charts=drawn,
         headings=[heading for heading, _ in columns],
         rows=list(zip(*(cells for _, cells in columns), strict=True)),
-        footer="Losses are validation losses in nats per token; the MD NELBO is an upper bound. The page needs no network: "
-        "the figures beside it in figures/ are the same, as PNG and PDF.",
+        footer="This page needs no network. The folder figures/ beside it holds the same figures as PNG and PDF.",
     )
     path = out / "report.html"
-    path.write_text(page.render(content), encoding="utf-8")
+    files.write_text(path, page.render(content))
     return path
 
 
 def charts(table: pd.DataFrame, analysis: Analysis) -> list[Chart]:
-    """Every figure that `analysis` has the numbers for, in reading order."""
+    """Every figure for which `analysis` has numbers, in their order on the page."""
     drawn = []
     if analysis.isoflop:
         drawn.append(isoflop_charts.profiles(analysis.isoflop))
-    if lawful := [fit for fit in analysis.isoflop if fit.laws]:
-        drawn.append(isoflop_charts.laws(lawful, analysis.gap))
+    if with_laws := [fit for fit in analysis.isoflop if fit.laws]:
+        drawn.append(isoflop_charts.laws(with_laws, analysis.gap))
     if readings := present(analysis.best):
         drawn.append(surface_charts.best_alpha({reading: analysis.best[reading.key] for reading in readings}))
     if analysis.surfaces:
@@ -63,7 +83,7 @@ def charts(table: pd.DataFrame, analysis: Analysis) -> list[Chart]:
 
 
 def about(table: pd.DataFrame) -> str:
-    """What was swept, in a line."""
+    """A summary of the runs in a few short sentences."""
     runs = table.drop_duplicates("run")
     repetitions, alphas = (set(numbers(runs[column])) for column in ("R", "alpha"))
     finished = sum(numbers(runs["finished"]))
@@ -76,7 +96,7 @@ def about(table: pd.DataFrame) -> str:
 
 
 def runs_table(table: pd.DataFrame, overfitting: pd.DataFrame) -> Iterator[tuple[str, list[Cell]]]:
-    """Heading and cells of every column: a run a row, by R and alpha, with what was lost after the least loss."""
+    """Heading and cells of every column. A row is a run, sorted by R and alpha; the rise is that after its lowest loss."""
     last = table.sort_values("step").groupby("run").tail(1).sort_values(["R", "alpha", "seed"])
     runs = records(last)
     yield "run", [Cell(run.run, run.run) for run in runs]
@@ -84,20 +104,20 @@ def runs_table(table: pd.DataFrame, overfitting: pd.DataFrame) -> Iterator[tuple
     yield "α", [Cell(alpha_label(run.alpha), run.alpha, alpha_colour(run.alpha)) for run in runs]
     yield "seed", [Cell(f"{run.seed}", run.seed) for run in runs]
     if last["parameters"].nunique() > 1:
-        yield "parameters", [Cell(tokens_label(run.parameters), run.parameters) for run in runs]
-        yield "tokens", [Cell(tokens_label(run.tokens), run.tokens) for run in runs]
-    yield "unique tokens", [Cell(tokens_label(run.unique_tokens), run.unique_tokens) for run in runs]
+        yield "parameters", [Cell(count_label(run.parameters), run.parameters) for run in runs]
+        yield "tokens", [Cell(count_label(run.tokens), run.tokens) for run in runs]
+    yield "unique tokens", [Cell(count_label(run.unique_tokens), run.unique_tokens) for run in runs]
     yield "AR exposures", [Cell(f"{run.ar_exposures:.3g}", run.ar_exposures) for run in runs]
     yield "MD exposures", [Cell(f"{run.md_exposures:.3g}", run.md_exposures) for run in runs]
     yield "state", [Cell("finished" if run.finished else f"at step {run.step}", str(run.finished)) for run in runs]
     for reading in present(set(overfitting["reading"])):
         ends = {row.run: row for row in records(overfitting[overfitting["reading"] == reading.key])}
-        of = [ends.get(run.run) for run in runs]
-        yield f"{reading.loss}, end", _losses([row and row.loss_last for row in of])
-        yield f"{reading.loss}, least", _losses([row and row.loss_least for row in of])
+        found = [ends.get(run.run) for run in runs]
+        yield f"{reading.loss}, end", _losses([row and row.loss_last for row in found])
+        yield f"{reading.loss}, lowest", _losses([row and row.loss_least for row in found])
         yield (
             f"{reading.loss}, rise",
-            [Cell(f"{row.gap:.3f} ± {row.gap_se:.3f}", row.gap) if row else NONE for row in of],
+            [Cell(f"{row.gap:.3f} ± {row.gap_se:.3f}", row.gap) if row else NONE for row in found],
         )
     for target in targets(table):
         if target.higher_is_better:
@@ -106,5 +126,5 @@ def runs_table(table: pd.DataFrame, overfitting: pd.DataFrame) -> Iterator[tuple
 
 
 def _losses(values: Sequence[float | None]) -> list[Cell]:
-    least = min(value for value in values if value is not None)
-    return [NONE if value is None else Cell(f"{value:.3f}", value, least=value == least) for value in values]
+    lowest = min(value for value in values if value is not None)
+    return [NONE if value is None else Cell(f"{value:.3f}", value, lowest=value == lowest) for value in values]

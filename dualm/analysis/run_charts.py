@@ -1,4 +1,4 @@
-"""What the runs themselves show, as charts: loss during training, and what repeated data is worth."""
+"""Charts of the runs: the loss during training, and the value of repeated data."""
 
 from __future__ import annotations
 
@@ -18,39 +18,38 @@ from dualm.analysis.charts import (
     Panel,
     Series,
     alpha_colour,
-    alpha_label,
-    groups,
+    by_value,
     numbers,
     present,
     range_label,
     records,
     repetition_axis,
-    tokens_label,
 )
 from dualm.analysis.overfitting import curve
 from dualm.analysis.scaling import ScalingFit
 from dualm.evaluation.readings import READINGS, Reading
+from dualm.sweep.labels import alpha_label, count_label
 
-ENDS: dict[float, Dash] = {0.0: "dot", 1.0: "dash"}  # pure objectives among the mixtures
-DECADES = range(-1, 5)  # of R_D*, that the panel shows
+ENDS: dict[float, Dash] = {0.0: "dot", 1.0: "dash"}  # the runs with one objective only, among the mixtures
+DECADES = range(-1, 5)  # of R_D*, shown in the panel
 
 
 def curves(table: pd.DataFrame, overfitting: pd.DataFrame, reading: Reading) -> Chart:
-    """One panel per R, all on the same scale; what leaves it at the top is far worse than the rest."""
+    """One panel per R, all with the same axes. A loss above the panel is far worse than the others."""
     runs = overfitting[overfitting["reading"] == reading.key]
     ends = np.concatenate([runs["loss_least"], runs["loss_last"]])
-    floor, most, all_but_the_worst = (float(np.quantile(ends, share)) for share in (0, 1, 0.85))
-    top = min(most, floor + 2.5 * (all_but_the_worst - floor))
-    margin = max(0.01, 0.05 * (top - floor))
-    height = Axis(f"{reading.loss}, nats/token", span=(floor - margin, top + margin))
+    lowest, highest, typical = (float(np.quantile(ends, share)) for share in (0, 1, 0.85))
+    top = min(highest, lowest + 2.5 * (typical - lowest))
+    margin = max(0.01, 0.05 * (top - lowest))
+    height = Axis(f"{reading.loss}, nats/token", span=(lowest - margin, top + margin))
     unit, scale = _token_unit(max(numbers(table["tokens"])))
     length = Axis(f"trained tokens, {unit}", span=(0, 1.03 * max(numbers(table["tokens"])) / scale))
     return Chart(
         f"curves-{reading.key}",
         "Validation loss during training",
-        f"One panel per number of repetitions, one line per run, in the {reading.title}. A disc marks the least loss of each "
-        "run; it is large where the run overfits, and the thick line is then the stretch that cannot be told from it. Lines "
-        "that leave at the top are far worse than the rest.",
+        f"Validation loss in the {reading.title}: one panel per number of repetitions R, one line per run. A disc marks the "
+        "lowest loss of each run. A large disc marks a run that overfits; its thick line spans the validations that do not "
+        "differ significantly from the lowest. Lines that leave a panel at the top are far worse than the others.",
         tuple(
             Panel(
                 f"R = {repetitions:g}, {range_label(_unique(table, repetitions))} unique tokens",
@@ -58,20 +57,20 @@ def curves(table: pd.DataFrame, overfitting: pd.DataFrame, reading: Reading) -> 
                 height,
                 tuple(
                     mark
-                    for alpha, group in groups(rows, "alpha")
+                    for alpha, group in by_value(rows, "alpha")
                     for row in records(group)
                     for mark in _curve(curve(table, str(row.run), reading.key), row, alpha, scale)
                 ),
             )
-            for repetitions, rows in groups(runs, "R")
+            for repetitions, rows in by_value(runs, "R")
         ),
         group="curves",
         tab=reading.title,
     )
 
 
-def _token_unit(most: float) -> tuple[str, float]:
-    return ("billions", 1e9) if most >= 2e9 else ("millions", 1e6)
+def _token_unit(largest: float) -> tuple[str, float]:
+    return ("billions", 1e9) if largest >= 2e9 else ("millions", 1e6)
 
 
 def _unique(table: pd.DataFrame, repetitions: float) -> list[float]:
@@ -89,14 +88,14 @@ def _curve(points: pd.DataFrame, run: Any, alpha: float, scale: float) -> Iterat
         rank=alpha,
         dash=ENDS.get(alpha, "solid"),
         hover=[
-            f"<b>{name}, R = {run.R}</b><br>{tokens_label(row.tokens)} tokens, epoch {row.epochs:.3g}<br>"
+            f"<b>{name}, R = {run.R}</b><br>{count_label(row.tokens)} tokens, epoch {row.epochs:.3g}<br>"
             f"{row.loss:.3f} ± {row.se:.3f} nats/token"
             for row in records(points)
         ],
     )
     if run.overfits:
-        stretch = [run.tokens_low / scale, run.tokens_high / scale]
-        yield Series(name, stretch, [run.loss_least] * 2, colour, dash="solid", width=5, rank=alpha)
+        span = [run.tokens_low / scale, run.tokens_high / scale]
+        yield Series(name, span, [run.loss_least] * 2, colour, dash="solid", width=5, rank=alpha)
     yield Series(
         name,
         [run.tokens_least / scale],
@@ -106,28 +105,29 @@ def _curve(points: pd.DataFrame, run: Any, alpha: float, scale: float) -> Iterat
         size=10 if run.overfits else 6,
         rank=alpha,
         hover=[
-            f"<b>{name}, R = {run.R}: least {run.loss_least:.3f}</b><br>at {tokens_label(run.tokens_least)} tokens "
-            f"({tokens_label(run.tokens_low)} to {tokens_label(run.tokens_high)}), epoch {run.epochs_least:.3g}<br>"
-            f"then + {run.gap:.3f} ± {run.gap_se:.3f} to the end"
+            f"<b>{name}, R = {run.R}: lowest {run.loss_least:.3f}</b><br>at {count_label(run.tokens_least)} tokens "
+            f"({count_label(run.tokens_low)} to {count_label(run.tokens_high)}), epoch {run.epochs_least:.3g}<br>"
+            f"at the end {run.gap:.3f} ± {run.gap_se:.3f} higher"
         ],
     )
 
 
 def scaling(table: pd.DataFrame, fits: Sequence[ScalingFit]) -> Chart:
     readings = present({fit.reading for fit in fits})
-    panels = [_fit_panel(table, [fit for fit in fits if fit.reading == look.key], look) for look in readings]
+    panels = [_fit_panel(table, [fit for fit in fits if fit.reading == each.key], each) for each in readings]
     return Chart(
         "scaling",
-        "What repeated data is worth",
-        "Points: least loss of each run; lines: the fit of data-constrained scaling, in which repeated tokens count "
-        "for less and less: R_D* is the number of repetitions after which a token has given most of what it has. Last "
-        "panel: the 90 % interval of R_D*, with a point where these runs decide it, and stars at the published values.",
+        "The value of repeated data",
+        "Points: the lowest validation loss of each run. Lines: the fitted data-constrained scaling law, in which each "
+        "further repetition of a token is worth less. R_D* is the number of repetitions after which most of the value of a "
+        "token is used up. Last panel: the 90 % confidence interval of R_D*, with a point if these runs determine it. Stars: "
+        "published values.",
         (*panels, _half_lives(fits)),
     )
 
 
 def _fit_colour(table: pd.DataFrame, points: pd.DataFrame) -> str:
-    """That of the runs' alpha, if they share one."""
+    """The colour of alpha, if all runs have the same."""
     alphas = sorted(set(numbers(table["alpha"][table["run"].isin(set(points["run"]))])))
     return alpha_colour(alphas[0]) if len(alphas) == 1 else INK
 
@@ -146,8 +146,8 @@ def _fit_panel(table: pd.DataFrame, fits: Sequence[ScalingFit], reading: Reading
                 colour,
                 marker=reading.marker,
                 hover=[
-                    f"<b>{_name(fit)}, {row.E:.3g} epochs</b><br>{tokens_label(row.U)} unique tokens, worth "
-                    f"{tokens_label(row.effective)}<br>loss {row.loss:.3f}, fitted {row.fitted:.3f} nats/token"
+                    f"<b>{_name(fit)}, {row.E:.3g} epochs</b><br>{count_label(row.U)} unique tokens, worth "
+                    f"{count_label(row.effective)}<br>loss {row.loss:.3f}, fitted {row.fitted:.3f} nats/token"
                     for row in records(points)
                 ],
             ),
@@ -169,13 +169,13 @@ def _name(fit: ScalingFit) -> str:
 def _half_lives(fits: Sequence[ScalingFit]) -> Panel:
     marks = []
     for n, fit in enumerate(reversed(fits)):
-        look = READINGS[fit.reading]
-        hover = [f"<b>{_name(fit)}, {look.title}</b><br>R_D* {fit.told}"] * 2
+        reading = READINGS[fit.reading]
+        hover = [f"<b>{_name(fit)}, {reading.title}</b><br>R_D* {fit.half_life_label}"] * 2
         ends = [_decade(fit.half_life_low), _decade(fit.half_life_high)]
-        marks.append(Series("", ends, [n, n], look.colour, dash="solid", width=4, hover=hover))
+        marks.append(Series("", ends, [n, n], reading.colour, dash="solid", width=4, hover=hover))
         if fit.determined == "yes":
             point = [_decade(fit.half_life)]
-            marks.append(Series("", point, [n], look.colour, marker=look.marker, size=10, hover=hover[:1]))
+            marks.append(Series("", point, [n], reading.colour, marker=reading.marker, size=10, hover=hover[:1]))
         if fit.published:
             note = f"published: {fit.published:g}"
             marks.append(Series("", [_decade(fit.published)], [n], RULE, marker="star", size=12, hover=[note]))
@@ -190,5 +190,5 @@ def _half_lives(fits: Sequence[ScalingFit]) -> Panel:
 
 
 def _decade(half_life: float) -> float:
-    """log10, at most one step beyond the axis: an interval that has no end runs out of the panel."""
+    """log10, limited to one decade beyond the axis, so that an interval without an end leaves the panel."""
     return min(DECADES[-1] + 1.0, max(DECADES[0] - 1.0, math.log10(max(half_life, 1e-9))))

@@ -1,17 +1,20 @@
-"""What repeated data is worth: data-constrained scaling.
+"""The value of repeated data: data-constrained scaling laws.
 
     L = E0 + B / D'^beta (+ A / N^a with three model sizes or more),    D' = U + U R_D* (1 - exp(-(E - 1) / R_D*))
 
-U unique tokens seen E times are worth D' new ones (Muennighoff et al. 2023, arXiv 2305.16264, eq. 5). N is the plain number of
-parameters, not their effective N', which would need a law of the best size for U.
+U unique tokens seen E times are worth D' new tokens (Muennighoff et al. 2023, arXiv 2305.16264, eq. 5). R_D* is the number
+of repetitions after which most of the value of a token is used up. N is the plain number of parameters, not the effective
+N' of that paper, which needs a law of the best size for U.
 
-L is the least validation loss within the run's budget and E all its repetitions: the law says what more repetitions can give
-at best and has no term for overfitting, so the rise after the least is left to `overfitting`.
+L is the lowest validation loss within the budget of the run, and E the number of all its repetitions. The law describes
+what more repetitions can give at best and has no term for overfitting; `overfitting` describes the rise after the lowest
+loss.
 
-Fit: Huber loss on log L (Hoffmann et al. 2022, section 3.3), many starts. Interval of R_D*: profile likelihood, that is all
-values whose best fit of the other parameters is not worse than F(1, n - p) allows (Bates and Watts 1988, section 6.1).
-At one budget a small R_D* with a slow law and a large one with a fast law look alike; percentiles of a bootstrap around
-either miss the other (they held the true 400 in 1 of 8 simulated sweeps), the profile has both.
+Fit: Huber loss on log L (Hoffmann et al. 2022, section 3.3), from many starting points. The interval of R_D* is a profile
+likelihood interval: all values whose best fit of the other parameters is not worse than F(1, n - p) allows (Bates and
+Watts 1988, section 6.1). With one budget, a small R_D* with a slow law and a large R_D* with a fast law fit equally well.
+A percentile bootstrap around one of them misses the other: it covered the true 400 in 1 of 8 simulated sweeps. The profile
+covers both.
 """
 
 from __future__ import annotations
@@ -19,7 +22,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -27,20 +29,21 @@ import pandas as pd
 from scipy.optimize import brentq, least_squares
 from scipy.stats import f
 
-from dualm.analysis.table import LOSSES, check, least
+from dualm.analysis.table import LOSSES, PURE, check, lowest, pure_group
 from dualm.errors import UserError
+from dualm.sweep.labels import alpha_label
 
 PUBLISHED = {"ar": 31.0, "md": 494.0}  # R_D* (Prabhudesai et al. 2025, arXiv 2507.15857)
-HUBER = 0.01  # relative errors beyond this count linearly
+HUBER = 0.01  # larger relative errors count linearly
 LEVEL = 0.9
-HALF_LIVES = (0.1, 1e4)  # beyond these nothing changes: no repetition is worth anything, or all are like new data
+HALF_LIVES = (0.1, 1e4)  # range of R_D*: below it repetitions are worthless, above it they are like new data
 EXPONENTS = (0.02, 3.0)
-FEWEST = {"runs": 7, "R": 5}
+MINIMUM = {"runs": 7, "R": 5}
 
 
 @dataclass(frozen=True)
 class ScalingFit:
-    """The fitted law. Intervals hold at 90 %."""
+    """The fitted law, with the 90 % confidence interval of R_D*."""
 
     group: str  # `AR (alpha = 1)`, `MD (alpha = 0)`, `alpha = 1/4`, `best mixture at each R`
     reading: str
@@ -51,7 +54,7 @@ class ScalingFit:
     half_life: float  # R_D*, in repetitions beyond the first epoch
     half_life_low: float
     half_life_high: float
-    determined: str  # `yes`, `at least`, `at most` or `no`: which ends of the interval the data decide
+    determined: str  # `yes`, `at least`, `at most` or `no`: which ends of the interval the data determine
     published: float | None
     residual: float  # typical relative residual of the loss
     size_scale: float | None  # A and a, with three model sizes or more
@@ -63,8 +66,8 @@ class ScalingFit:
         return float(effective(np.array([unique]), np.array([epochs]), self.half_life)[0])
 
     @property
-    def told(self) -> str:
-        """R_D* in words, never a number that the data do not decide."""
+    def half_life_label(self) -> str:
+        """R_D* in words, without any number that the data do not determine."""
         return {
             "yes": f"{self.half_life:.3g} ({self.half_life_low:.3g} to {self.half_life_high:.3g})",
             "at least": f"at least {self.half_life_low:.3g}",
@@ -79,10 +82,10 @@ def effective(unique: np.ndarray, epochs: np.ndarray, half_life: float) -> np.nd
 
 
 def scaling_fits(table: pd.DataFrame) -> tuple[list[ScalingFit], list[str]]:
-    """Every group of runs that can be fitted, and a line for each that cannot."""
+    """The fits of all groups of runs that have enough runs, and one line for each of the other groups."""
     check(table)
     fits, left_out = [], []
-    for group, reading, points, published in groups(table):
+    for group, reading, points, published in fit_groups(table):
         try:
             fits.append(fit_scaling(points, group, reading, published))
         except UserError as error:
@@ -90,40 +93,41 @@ def scaling_fits(table: pd.DataFrame) -> tuple[list[ScalingFit], list[str]]:
     return fits, left_out
 
 
-def groups(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, float | None]]:
-    """Name, reading, points and published R_D* of each set of runs that one law is fitted to.
+def fit_groups(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, float | None]]:
+    """Name, reading, points and published R_D* of each group of runs that one law is fitted to.
 
-    Mixtures: at each R the one of least loss, and each ratio by itself that has runs enough.
+    The groups of each reading: the runs with one objective only, the mixture with the lowest loss at each R, and every
+    mixture ratio that has enough runs.
     """
-    for reading, end, name in (("ar", 1.0, "AR (alpha = 1)"), ("md", 0.0, "MD (alpha = 0)")):
+    for reading, alpha in PURE.items():
         if LOSSES[reading] not in table:
             continue
         points = scaling_points(table, reading)
-        yield name, reading, points[points["alpha"] == end], PUBLISHED[reading]
+        yield pure_group(reading), reading, points[points["alpha"] == alpha], PUBLISHED[reading]
         mixed = points[(points["alpha"] > 0) & (points["alpha"] < 1)]
         best = mixed.sort_values("loss").groupby(["U", "E", "N"]).head(1)
         yield "best mixture at each R", reading, best, None
         for _, rows in mixed.groupby("alpha"):
             if _enough(rows):
-                yield f"alpha = {Fraction(float(rows['alpha'].iloc[0])).limit_denominator(256)}", reading, rows, None
+                yield f"alpha = {alpha_label(float(rows['alpha'].iloc[0]))}", reading, rows, None
 
 
 def scaling_points(table: pd.DataFrame, reading: str) -> pd.DataFrame:
     """Columns run, alpha, U, E, N, loss of every finished run."""
-    rows = least(table, LOSSES[reading])
+    rows = lowest(table, LOSSES[reading])
     named = {"U": rows["unique_tokens"], "E": rows["R"], "N": rows["parameters"], "loss": rows[LOSSES[reading]]}
     return rows[["run", "alpha"]].assign(**{name: column.astype(float) for name, column in named.items()})
 
 
 def _enough(points: pd.DataFrame) -> bool:
-    return len(points) >= FEWEST["runs"] and points["E"].nunique() >= FEWEST["R"]
+    return len(points) >= MINIMUM["runs"] and points["E"].nunique() >= MINIMUM["R"]
 
 
 @dataclass(frozen=True)
 class Law:
-    """The law on the runs of a fit, D' in units of their geometric mean U and N in units of that of N.
+    """The law for the runs of a fit. D' is in units of their geometric mean U, N in units of their geometric mean N.
 
-    Its parameters `[p]` are log beta, log R_D* (, log a), and then E0, b (, A), in which it is linear.
+    Its parameters `[p]` are log beta, log R_D* (, log a), and then the linear ones: E0, b (, A).
     """
 
     unique: np.ndarray
@@ -148,7 +152,7 @@ class Law:
         return [*low] + [0.0] * self.shapes, [*high] + [np.inf] * self.shapes
 
     def terms(self, shape: np.ndarray) -> np.ndarray:
-        """What E0, b (, A) are multiplied by, `[runs, 2 or 3]`."""
+        """The factors of E0, b (, A), `[runs, 2 or 3]`."""
         beta, half_life, *exponents = np.exp(shape)
         columns = [np.ones_like(self.unique), effective(self.unique, self.epochs, half_life) ** -beta]
         return np.column_stack(columns + [self.sizes**-exponent for exponent in exponents])
@@ -157,7 +161,7 @@ class Law:
         return self.terms(parameters[: self.shapes]) @ parameters[self.shapes :]
 
     def fit(self, losses: np.ndarray, half_life: float | None = None) -> tuple[np.ndarray, float]:
-        """The parameters `[p]` of least Huber loss on log `losses`, and that loss; R_D* can be held at `half_life`."""
+        """The parameters `[p]` with the smallest Huber loss on log `losses`, and that loss. `half_life` fixes R_D*."""
         axes = [np.log(np.geomspace(*ends, 12)) for ends in (EXPONENTS, HALF_LIVES, EXPONENTS)][: self.shapes]
         if half_life is not None:
             axes[1] = np.log([half_life])
@@ -166,10 +170,11 @@ class Law:
         linear = np.maximum(np.linalg.pinv(relative).sum(-1), 1e-6 * losses.min())  # least squares of relative errors
         squares = ((np.einsum("gnk,gk->gn", relative, linear) - 1) ** 2).sum(-1)
         starts = np.argsort(squares)[: 8 if half_life is None else 2]
-        fitted = [self._polished(losses, np.concatenate([tried[at], linear[at]]), half_life) for at in starts]
+        fitted = [self._refine(losses, np.concatenate([tried[n], linear[n]]), half_life) for n in starts]
         return min(fitted, key=lambda pair: pair[1])
 
-    def _polished(self, losses: np.ndarray, start: np.ndarray, half_life: float | None) -> tuple[np.ndarray, float]:
+    def _refine(self, losses: np.ndarray, start: np.ndarray, half_life: float | None) -> tuple[np.ndarray, float]:
+        """The local optimum from `start`, and its loss."""
         free = np.ones(len(start), bool)
         free[1] = half_life is None
 
@@ -189,13 +194,13 @@ class Law:
         )
         return all_of(found.x), float(found.cost)
 
-    def interval(self, losses: np.ndarray, best: float, least: float) -> tuple[float, float]:
-        """The R_D* whose own best fit is not worse than `least`, that of the `best` R_D*, by more than chance allows."""
+    def interval(self, losses: np.ndarray, best: float, cost: float) -> tuple[float, float]:
+        """The profile likelihood interval of R_D*; `best` is its best value and `cost` the loss of that fit."""
         free = len(losses) - 2 * self.shapes
-        most = max(least, self.fit(losses, best)[1]) * (1 + f.ppf(LEVEL, 1, free) / free)
+        limit = max(cost, self.fit(losses, best)[1]) * (1 + f.ppf(LEVEL, 1, free) / free)
 
         def excess(log_half_life: float) -> float:
-            return float(self.fit(losses, math.exp(log_half_life))[1] - most)
+            return float(self.fit(losses, math.exp(log_half_life))[1] - limit)
 
         tried = np.unique(np.append(np.log(np.geomspace(*HALF_LIVES, 24)), math.log(best)))
         inside = np.array([excess(each) <= 0 for each in tried])
@@ -207,17 +212,17 @@ class Law:
 
 
 def fit_scaling(points: pd.DataFrame, group: str, reading: str, published: float | None = None) -> ScalingFit:
-    """The law through `points` (columns run, U, E, N, loss). Raises UserError if they are too few."""
+    """The law through `points` (columns run, U, E, N, loss). Raises UserError for too few points."""
     if not _enough(points):
         found = f"got {len(points)} finished runs at {points['E'].nunique()} R"
-        raise UserError(f"scaling of {group}: {found}, expected {FEWEST['runs']} at {FEWEST['R']} R at least")
+        raise UserError(f"scaling of {group}: {found}, expected at least {MINIMUM['runs']} at {MINIMUM['R']} R")
     law, losses = Law.of(points), points["loss"].to_numpy()
     best, cost = law.fit(losses)
     shapes, (floor, scale, *size_scale) = np.exp(best[: law.shapes]), best[law.shapes :]
     beta, half_life = float(shapes[0]), float(shapes[1])
     low, high = law.interval(losses, half_life, cost)
     unit = np.exp(np.log(points["U"]).mean())
-    effectively = effective(points["U"].to_numpy(), points["E"].to_numpy(), half_life)
+    worth = effective(points["U"].to_numpy(), points["E"].to_numpy(), half_life)
     size_unit = np.exp(np.log(points["N"]).mean())
     return ScalingFit(
         group=group,
@@ -234,13 +239,13 @@ def fit_scaling(points: pd.DataFrame, group: str, reading: str, published: float
         residual=float(np.median(np.abs(np.log(losses / law.loss(best))))),
         size_scale=float(size_scale[0] * size_unit ** shapes[2]) if size_scale else None,
         size_exponent=float(shapes[2]) if size_scale else None,
-        points=points.assign(effective=effectively, fitted=law.loss(best)).reset_index(drop=True),
+        points=points.assign(effective=worth, fitted=law.loss(best)).reset_index(drop=True),
     )
 
 
 def _determined(low: float, high: float, beta: float) -> str:
     if beta < EXPONENTS[0] * 1.05:
-        return "no"  # the losses want a slower law than any power: this form does not fit them
+        return "no"  # the losses fall more slowly than any power law, so this form does not fit them
     below, above = low > HALF_LIVES[0] * 1.05, high < HALF_LIVES[1] / 1.05
     return {(True, True): "yes", (True, False): "at least", (False, True): "at most", (False, False): "no"}[
         below, above

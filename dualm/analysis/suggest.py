@@ -1,8 +1,9 @@
-"""Which run to train next: where a measurement tells most about the best ratio.
+"""The runs to train next: an acquisition function for the best AR ratio alpha at each number of repetitions R.
 
-The worth of a point is the expected reduction of the entropy of the best alpha (Villemonteix, Vazquez and Walter 2009;
-Hennig and Schuler 2012), averaged over R and over the readings, since one run gives all of them. Its outcome is fantasised:
-posterior draws of the surface are conditioned on it by Matheron's rule, a rank-one update that needs no refitting.
+The acquisition value of a point is the expected reduction of the entropy of the best alpha (entropy search: Villemonteix,
+Vazquez and Walter 2009; Hennig and Schuler 2012). It is averaged over R and over the readings, because one run gives all
+of them. Outcomes are fantasised: posterior samples of the surface are conditioned on an outcome by Matheron's rule, a
+rank-one update that needs no refitting.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from dualm import files
 from dualm.analysis.surface import Surface, grid
 from dualm.analysis.table import POOL
 from dualm.errors import UserError
 from dualm.randomness import stream
+from dualm.sweep.grid import ALPHA, REPETITIONS
 
 DRAWS = 1000
-OUTCOMES = 5  # Gauss-Hermite nodes of the fantasised outcome
+OUTCOMES = 5  # fantasised outcomes of a point: Gauss-Hermite nodes
 
 
 @dataclass(frozen=True)
@@ -31,81 +34,84 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
-class Belief:
-    """A surface's posterior on a grid of repetitions times ratios, n points in all; lower is better."""
+class Posterior:
+    """The posterior of a surface on a grid of R times alpha with n points in all. Lower is better."""
 
-    draws: np.ndarray  # [draws, n]
-    errors: np.ndarray  # noise of a measurement in each draw, [draws]
+    draws: np.ndarray  # samples, [draws, n]
+    errors: np.ndarray  # noise of a measurement in each sample, [draws]
     mean: np.ndarray  # [n]
     covariance: np.ndarray  # [n, n]
     noise: float  # standard deviation
     repetitions: int
 
     @classmethod
-    def of(cls, surface: Surface, inputs: np.ndarray, repetitions: int) -> Belief:
+    def of(cls, surface: Surface, inputs: np.ndarray, repetitions: int) -> Posterior:
         mean, covariance = surface.posterior(inputs)
         errors = surface.noise * stream(0, "measured").standard_normal(DRAWS)
         draws = surface.draw_targets(inputs, DRAWS)
         return cls(draws, errors, mean, covariance, surface.noise, repetitions)
 
     def gain(self, point: int) -> tuple[np.ndarray, float]:
-        """How a measurement at `point` moves every point, `[n]`, and its standard deviation before it is made."""
+        """The change of every point per unit of surprise at `point`, `[n]`, and the predictive standard deviation there."""
         variance = self.covariance[point, point] + self.noise**2
         return self.covariance[:, point] / variance, float(np.sqrt(variance))
 
-    def measured(self, point: int, outcome: float) -> np.ndarray:
-        """The draws conditioned on `outcome` at `point`, `[draws, n]` (Matheron's rule)."""
+    def conditioned(self, point: int, outcome: float) -> np.ndarray:
+        """The samples conditioned on `outcome` at `point`, `[draws, n]` (Matheron's rule)."""
         innovation = outcome - self.draws[:, point] - self.errors
         return self.draws + innovation[:, None] * self.gain(point)[0]
 
     def entropy(self, draws: np.ndarray) -> float:
-        """Of the best ratio, nats, mean over R."""
+        """The entropy of the best ratio in nats, mean over R."""
         best = draws.reshape(len(draws), self.repetitions, -1).argmin(-1)
         ratios = draws.shape[1] // self.repetitions
         shares = np.array([np.bincount(column, minlength=ratios) for column in best.T]) / len(draws)
         return float(-np.sum(shares * np.log(np.where(shares > 0, shares, 1))) / self.repetitions)
 
     def information(self, point: int) -> float:
-        """Expected loss of entropy by a measurement at `point`, nats."""
+        """The expected reduction of entropy by a measurement at `point`, in nats."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(OUTCOMES)
         outcomes = self.mean[point] + nodes * self.gain(point)[1]
-        after = [self.entropy(self.measured(point, outcome)) for outcome in outcomes]
+        after = [self.entropy(self.conditioned(point, outcome)) for outcome in outcomes]
         return self.entropy(self.draws) - float(np.average(after, weights=weights))
 
-    def believing(self, point: int) -> Belief:
-        """The belief after a measurement at `point` that comes out as expected."""
+    def updated(self, point: int) -> Posterior:
+        """The posterior after a measurement at `point` whose outcome is the predicted mean."""
         gain, deviation = self.gain(point)
         covariance = self.covariance - np.outer(gain, gain) * deviation**2
-        return replace(self, draws=self.measured(point, self.mean[point]), covariance=covariance)
+        return replace(self, draws=self.conditioned(point, self.mean[point]), covariance=covariance)
 
 
 def suggest(surfaces: Sequence[Surface], count: int, alphas: Sequence[float] = POOL) -> list[Suggestion]:
-    """The `count` most telling points not trained yet, at the trained R and any of `alphas`, chosen one after another:
-    each supposes that those before it come out as expected. Raises UserError if there are not as many."""
+    """The `count` most informative untrained points, at the trained R and any of `alphas`, most informative first.
+
+    They are chosen one after another; each choice assumes that the outcomes of those before it are the predicted means.
+
+    Raises:
+        UserError: there are fewer than `count` untrained points.
+    """
     repetitions = np.unique(np.concatenate([surface.points["R"] for surface in surfaces]))
     trained = {
         (R, round(a, 9)) for each in surfaces for R, a in zip(each.points["R"], each.points["alpha"], strict=True)
     }
     points = [(int(R), float(alpha)) for R in repetitions for alpha in alphas]
-    open_points = [place for place, point in enumerate(points) if (point[0], round(point[1], 9)) not in trained]
-    if count > len(open_points):
-        raise UserError(f"--suggest: got {count}, expected at most the {len(open_points)} points not trained yet")
+    untrained = [index for index, point in enumerate(points) if (point[0], round(point[1], 9)) not in trained]
+    if count > len(untrained):
+        raise UserError(f"--suggest: got {count}, expected at most the {len(untrained)} points not trained yet")
     inputs = grid(repetitions, np.asarray(alphas))
-    beliefs = [Belief.of(surface, inputs, len(repetitions)) for surface in surfaces]
+    posteriors = [Posterior.of(surface, inputs, len(repetitions)) for surface in surfaces]
     chosen: list[Suggestion] = []
     for _ in range(count):
-        worth = {place: np.mean([belief.information(place) for belief in beliefs]) for place in open_points}
-        best = max(worth, key=lambda place: worth[place])
-        chosen.append(Suggestion(*points[best], information=float(worth[best])))
-        beliefs = [belief.believing(best) for belief in beliefs]
-        open_points.remove(best)
+        gains = {index: np.mean([each.information(index) for each in posteriors]) for index in untrained}
+        best = max(gains, key=lambda index: gains[index])
+        chosen.append(Suggestion(*points[best], information=float(gains[best])))
+        posteriors = [each.updated(best) for each in posteriors]
+        untrained.remove(best)
     return chosen
 
 
 def write_points(suggestions: Sequence[Suggestion], path: Path) -> None:
-    """The points as they stand in a sweep's YAML: `points:` with data.repetitions and objective.alpha."""
-    points = [{"data.repetitions": each.R, "objective.alpha": each.alpha} for each in suggestions]
-    path.write_text(
-        "# The runs that would tell most about the best alpha, most telling first.\n"
-        + yaml.safe_dump({"points": points}, sort_keys=False)
-    )
+    """Write the points as the section `points:` of a sweep file."""
+    points = [{REPETITIONS: each.R, ALPHA: each.alpha} for each in suggestions]
+    comment = "# The most informative runs about the best alpha, in this order.\n"
+    files.write_text(path, comment + yaml.safe_dump({"points": points}, sort_keys=False))

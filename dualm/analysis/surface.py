@@ -1,16 +1,16 @@
-"""The response surface: a Gaussian process over repetitions and AR ratio.
+"""The response surface: a Gaussian process over the number of repetitions R and the AR ratio alpha.
 
-Inputs are log2 R and `separate(alpha)`; the covariance is an anisotropic Matérn 3/2 plus white noise, its
-hyper-parameters those of the greatest marginal likelihood (Rasmussen and Williams 2006, section 5.4.1).
+The inputs are log2 R and `separate(alpha)`. The covariance is an anisotropic Matérn 3/2 kernel plus white noise, with the
+hyper-parameters of highest marginal likelihood (Rasmussen and Williams 2006, "R&W", section 5.4.1).
 
-A ratio that never trains an objective reads badly in it, by several nats where the others differ by hundredths. Such a
-cliff is no stationary process, so the process models log(cost - floor), with the floor below the least cost chosen by
-marginal likelihood too, "none" being one choice (Snelson, Rasmussen and Ghahramani 2004, warped Gaussian processes). The
-warp is monotone: it moves no optimum.
+A ratio that never trains an objective has a loss several nats higher in its reading, while the other ratios differ by
+hundredths of a nat. A stationary process cannot model such a step, so the process models log(cost - floor). The floor lies
+below the lowest cost and is chosen by marginal likelihood; "no floor and no logarithm" is one of the choices (Snelson,
+Rasmussen and Ghahramani 2004, warped Gaussian processes). The warp is monotone, so it does not move the optimum.
 
-Error model: all runs are validated on the same windows, so the standard error over windows is common to them. It
-shifts the surface and not its shape, and is no noise here; the white noise is what seeds and shuffling do. Points with
-errors of their own (`se`, measured on different data) get these on top.
+Error model: all runs are validated on the same windows, so they share the standard error over windows. It shifts the
+surface but does not change its shape, and is not part of the noise. The white noise models the effects of seed and
+shuffling. Points with an error of their own (`se`, measured on different data) get it in addition.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from dualm.errors import UserError
 from dualm.randomness import stream
 
 EDGE = 1 / 512  # half the distance of 1/256 from 0
-FLOORS = (None, 1.0, 0.3)  # below the least cost, in units of (median - least) of the costs
-LEAST_NOISE = 1e-3  # of the variance: without it some fits pass through every point and are far too sure of them
-FEWEST = {"runs": 6, "R": 2, "alpha": 3}
-INSIDE = (50, 80, 95)
+FLOORS = (None, 1.0, 0.3)  # distance below the lowest cost, in units of (median - lowest cost)
+MIN_NOISE = 1e-3  # fraction of the variance: without it some fits interpolate all points, with far too small intervals
+MINIMUM = {"runs": 6, "R": 2, "alpha": 3}
+INSIDE = (50, 80, 95)  # percent: the intervals whose coverage is checked
 
 
 def separate(alpha: np.ndarray) -> np.ndarray:
@@ -53,7 +53,7 @@ def unite(separated: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Warp:
-    """Value -> standardised target of the process, lower being better."""
+    """The map from a value to the standardised target of the process, where lower is better."""
 
     sign: int  # 1 for losses, -1 for scores
     floor: float | None
@@ -62,7 +62,7 @@ class Warp:
 
     @classmethod
     def of(cls, values: np.ndarray, higher_is_better: bool, below: float | None) -> Warp:
-        """Standardised on `values`; `below` places the floor, see `FLOORS`."""
+        """The warp that standardises `values`; `below` is one of `FLOORS`."""
         cost = -values if higher_is_better else values
         gap = np.median(cost) - cost.min()
         raw = cls(-1 if higher_is_better else 1, None if below is None else cost.min() - below * gap)
@@ -85,17 +85,17 @@ class Warp:
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """How well each point is foretold by the others, at the fitted hyper-parameters."""
+    """Leave-one-out prediction of each point from all others, with the fitted hyper-parameters."""
 
     r2: float
     typical_error: float  # median absolute residual, in the unit of the values
-    inside: dict[int, float]  # nominal percent -> share of the points inside that central interval
+    inside: dict[int, float]  # coverage: percent of a central interval -> fraction of the points inside it
     points: pd.DataFrame  # columns R, alpha, value, predicted, low, high (95 %)
 
 
 @dataclass(frozen=True)
 class Surface:
-    """A fitted surface. Methods return values in the unit of the data; intervals are of the noise-free surface."""
+    """A fitted surface. Methods return values in the unit of the data, with intervals of the noise-free surface."""
 
     name: str
     higher_is_better: bool
@@ -121,7 +121,7 @@ class Surface:
         return across @ gp.alpha_, signal(inputs) - half.T @ half
 
     def predict(self, repetitions: np.ndarray, alphas: np.ndarray) -> pd.DataFrame:
-        """Columns R, alpha, median, low, high (90 %) on the grid of both."""
+        """Columns R, alpha, median, low, high (90 % credible interval) on the grid of both inputs."""
         inputs = grid(repetitions, alphas)
         mean, covariance = self.posterior(inputs)
         reach = norm.ppf(0.95) * np.sqrt(np.maximum(np.diag(covariance), 0))
@@ -143,26 +143,29 @@ class Surface:
         return self.warp.inverse(targets).reshape(draws, len(repetitions), len(alphas))
 
     def leave_one_out(self) -> LeaveOneOut:
-        """R&W eq. 5.12: no refitting, the inverse covariance has it all. A second seed of a point stays in."""
+        """Leave-one-out predictions from the inverse covariance, without refitting (R&W eq. 5.12).
+
+        Only one run is left out at a time: other seeds of the same point are kept.
+        """
         gp, values = self.process, self.points["value"].to_numpy()
         target = self.warp.forward(values)
         precision = np.diag(cho_solve((gp.L_, True), np.eye(len(values))))
         mean, deviation = target - gp.alpha_ / precision, 1 / np.sqrt(precision)
         reach = norm.ppf(0.975) * deviation
         ends = np.sort([self.warp.inverse(mean - reach), self.warp.inverse(mean + reach)], axis=0)
-        predicted, score = self.warp.inverse(mean), np.abs(target - mean) / deviation
+        predicted, z = self.warp.inverse(mean), np.abs(target - mean) / deviation
         residual = values - predicted
         points = self.points[["R", "alpha", "value"]].assign(predicted=predicted, low=ends[0], high=ends[1])
         return LeaveOneOut(
             r2=float(1 - np.sum(residual**2) / np.sum((values - values.mean()) ** 2)),
             typical_error=float(np.median(np.abs(residual))),
-            inside={percent: float(np.mean(score < norm.ppf(0.5 + percent / 200))) for percent in INSIDE},
+            inside={percent: float(np.mean(z < norm.ppf(0.5 + percent / 200))) for percent in INSIDE},
             points=points,
         )
 
 
 def grid(repetitions: np.ndarray, alphas: np.ndarray) -> np.ndarray:
-    """Inputs of the process on the grid of both, `[repetitions * alphas, 2]`."""
+    """Inputs of the process on the grid of R and alpha, `[repetitions * alphas, 2]`."""
     R, alpha = np.meshgrid(np.log2(repetitions), separate(np.asarray(alphas)), indexing="ij")
     return np.column_stack([R.ravel(), alpha.ravel()])
 
@@ -170,10 +173,10 @@ def grid(repetitions: np.ndarray, alphas: np.ndarray) -> np.ndarray:
 def fit_surface(
     points: pd.DataFrame, name: str, higher_is_better: bool = False, seed: int = 0, restarts: int = 4
 ) -> Surface:
-    """The surface through `points` (columns R, alpha, value and, if known, se). Raises UserError if they are too few."""
+    """The surface fitted to `points` (columns R, alpha, value and optionally se). Raises UserError for too few points."""
     found = {"runs": len(points), "R": points["R"].nunique(), "alpha": points["alpha"].nunique()}
-    if any(found[what] < fewest for what, fewest in FEWEST.items()) or points["value"].nunique() < 2:
-        expected = f"{FEWEST['runs']} runs at {FEWEST['R']} R and {FEWEST['alpha']} alpha, and two values, at least"
+    if any(found[what] < minimum for what, minimum in MINIMUM.items()) or points["value"].nunique() < 2:
+        expected = f"at least {MINIMUM['runs']} runs at {MINIMUM['R']} R and {MINIMUM['alpha']} alpha, with two values"
         raise UserError(
             f"surface of {name}: got {found['runs']} runs at {found['R']} R and {found['alpha']} alpha, expected {expected}"
         )
@@ -193,13 +196,15 @@ def _fit_warped(
     added: Any = errors**2 + 1e-10
     shape = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(scales, ((0.5, 50), (0.5, 50)), nu=1.5)
     process = GaussianProcessRegressor(
-        shape + WhiteKernel(1e-2, (LEAST_NOISE, 1)),
+        shape + WhiteKernel(1e-2, (MIN_NOISE, 1)),
         alpha=added,
         n_restarts_optimizer=restarts,
         random_state=seed,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a length scale at its bound: flat in that direction
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # a length scale at its bound means that the surface is flat in this direction
         process.fit(inputs, warp.forward(values))
     likelihood = process.log_marginal_likelihood_value_ + np.log(warp.slope(values)).sum()
     return Surface(name, higher_is_better, points.reset_index(drop=True), warp, process), float(likelihood)

@@ -1,4 +1,4 @@
-"""`dualm analyze DIR`: overfitting, best alpha, scaling; the table of a sweep in, tables and a report out."""
+"""`dualm analyze DIR`: overfitting, the best alpha and scaling, from the results table of a sweep to tables and a report."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ HELP = "analyse the results of a sweep: overfitting, best alpha, scaling"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", metavar="DIR", help="the folder of a sweep, or a results table (.parquet or .csv)")
     parser.add_argument(
-        "--suggest", type=int, default=0, metavar="N", help="write the N most informative runs to train next"
+        "--suggest", type=int, default=0, metavar="N", help="also write the N most informative runs to train next"
     )
     parser.add_argument("--out", metavar="DIR", help="folder of the tables (default: DIR/analysis)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.suggest < 0:
-        raise UserError(f"--suggest: got {arguments.suggest}, expected how many runs to suggest")
+        raise UserError(f"--suggest: got {arguments.suggest}, expected a number of runs")
     folder = Path(arguments.sweep)
     default = (folder if folder.is_dir() else folder.parent) / "analysis"
     analyze_sweep(folder, Path(arguments.out) if arguments.out else default, arguments.suggest)
@@ -41,10 +41,10 @@ def analyze_sweep(folder: Path, out: Path, suggestions: int) -> None:
     write(analysis, out)
     Console().print(summary(analysis))
     if suggestions:
-        if not analysis.read_by_loss:
-            raise UserError(f"--suggest: got {suggestions}, expected runs enough for a surface: see what is left out")
-        points = suggest(analysis.read_by_loss, suggestions)
+        if not analysis.of_objectives:
+            raise UserError(f"--suggest: got {suggestions}, expected enough runs for a surface, see what is left out")
+        points = suggest(analysis.of_objectives, suggestions)
         write_points(points, out / "suggested.yaml")
         print(f"runs to train next: {out / 'suggested.yaml'}")
-    print(f"results: {out / 'analysis.json'} and the tables beside it")
+    print(f"results: {out / 'analysis.json'} and CSV tables beside it")
     print(f"report: {write_report(table, analysis, out)}, its figures as PNG and PDF: {out / 'figures'}")

@@ -83,7 +83,7 @@ def _check(a: argparse.Namespace, task: Generation) -> None:
     if task.mode != "diffusion" and (a.watch or a.trace):
         raise UserError(f"--{'watch' if a.watch else 'trace'}: got mode {task.mode}, expected --mode diffusion")
     if a.infill is not None and a.prompts:
-        raise UserError(f"--infill: got prompts beside it ({a.prompts[0]!r}), expected the text with masks alone")
+        raise UserError(f"--infill: got prompts as well ({a.prompts[0]!r}), expected the text with masks alone")
     if (a.watch or a.trace) and (len(a.prompts) > 1 or a.count > 1):
         raise UserError(f"--{'watch' if a.watch else 'trace'}: got several texts, expected one prompt and --count 1")
     check_least(a, count=1, batch=1)
@@ -122,9 +122,8 @@ def _stream(model: LanguageModel, task: Generation, prompt: str, seed: int) -> N
     shown = ""
     steps = model.continuations([model.encode(prompt)], task, [Dice.of(seed, 0, model.device)])
     for (text,) in steps if task.mode != "diffusion" else list(steps)[-1:]:
-        ready = (prompt + text).rstrip("\ufffd")  # half a character: the rest of its bytes is still to come
-        print(ready[len(shown) :], end="", flush=True)
-        shown = ready
+        print((prompt + text)[len(shown) :], end="", flush=True)
+        shown = prompt + text
     print()
 
 

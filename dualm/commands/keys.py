@@ -37,10 +37,12 @@ def run(arguments: argparse.Namespace) -> None:
 def key_rows() -> list[tuple[str, str, str, str]]:
     """Key, default, values and meaning of every key."""
     import dualm.training.cost  # noqa: F401  (which imports all registries)
+    from dualm.objectives import HALVES, choices
     from dualm.registry import REGISTRIES
 
+    named = REGISTRIES | {f"objective.{half}": choices(half) for half in HALVES}
     return [
-        (name, shown(key.default), " ".join(REGISTRIES.get(name, ())) or values(key.type, key.bounds), key.help)
+        (name, shown(key.default), " ".join(named.get(name, ())) or values(key.type, key.bounds), key.help)
         for name, key in config.keys().items()
     ]
 
@@ -70,5 +72,5 @@ def page(rows: list[tuple[str, str, str, str]]) -> str:
     ]
     for key, default, allowed, help in rows:
         cells = (f"`{key}`", f"`{default}`" if default else "", allowed, help)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |")
     return "\n".join(lines)

@@ -26,9 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
     from dualm.evaluation.quality import quality, quality_table, read_samples, write
 
     if arguments.reference and not arguments.judge:
-        raise UserError(
-            "--reference: got no --judge beside it, expected one: MAUVE compares texts in its hidden states"
-        )
+        raise UserError("--reference: got no --judge, expected one as well: MAUVE compares texts in its hidden states")
     texts = read_samples(Path(arguments.samples))
     reference = read_samples(Path(arguments.reference)) if arguments.reference else ()
     judge = Judge.load(arguments.judge, arguments.device) if arguments.judge else None

@@ -1,4 +1,4 @@
-"""`dualm results DIR`: the table of a sweep's runs, made anew from their directories."""
+"""`dualm results DIR`: rebuild the table of a sweep's runs from their directories."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-HELP = "make the table of a sweep's runs anew from their directories"
+HELP = "rebuild the table of a sweep's runs from their directories"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,7 @@ def run_summary(run: Path) -> RenderableType:
     """The last validation of `run` as a table, and its last text samples. Raises UserError if it is no run."""
     if not (run / "recipe.yaml").exists():
         raise UserError(f"{run}: holds no recipe.yaml, expected a run directory")
-    from dualm.evaluation.readings import TABLE
+    from dualm.evaluation import readings
 
     validated = [row for row in read_metrics(run) if is_validation(row)]
     if not validated:
@@ -44,8 +44,9 @@ def run_summary(run: Path) -> RenderableType:
     table.add_column("reading")
     for heading in ("nats/token", "± s.e.", "bits/byte"):
         table.add_column(heading, justify="right")
-    for metric, label, bits in TABLE:
-        table.add_row(label, f"{last[metric]:.3f}", f"{last[metric + '_se']:.3f}", f"{last[bits]:.3f}")
+    for metric, label, bits in readings.table():
+        if metric in last:
+            table.add_row(label, f"{last[metric]:.3f}", f"{last[metric + '_se']:.3f}", f"{last[bits]:.3f}")
     samples = [
         part
         for mode, text in _last_samples(run).items()

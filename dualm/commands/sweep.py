@@ -1,4 +1,4 @@
-"""`dualm sweep SWEEP.yaml [key=value ...]`: train every point of a sweep, or go on with it."""
+"""`dualm sweep SWEEP.yaml [key=value ...]`: train every point of a sweep, or continue it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dualm.commands.options import check_least
 
-HELP = "train every point of a sweep, or go on with it"
+HELP = "train every point of a sweep, or continue it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,18 +19,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="keys of every point's recipe; run.dir=DIR: the sweep's folder",
+        help="keys of every point's recipe; run.dir=DIR sets the folder of the sweep",
     )
-    parser.add_argument("--only", metavar="PATTERN", help="the points of such names alone, for instance 'R128-*'")
+    parser.add_argument("--only", metavar="PATTERN", help="train only the points with matching names, such as 'R128-*'")
     parser.add_argument("--dry-run", action="store_true", help="list the points and their cost, train nothing")
     parser.add_argument(
         "--parallel",
         type=int,
         metavar="N",
-        help="runs at a time (default: the sweep's, else one per GPU, else per core)",
+        help="runs at a time (default: that of the sweep, else one per GPU, else one per core)",
     )
     parser.add_argument(
-        "--executor", choices=("local", "slurm"), default="local", help="where: here (default), or through Slurm"
+        "--executor", choices=("local", "slurm"), default="local", help="this machine (default) or Slurm"
     )
     parser.add_argument(
         "--flops", type=float, default=4e14, help="with --dry-run: FLOP/s that one GPU sustains (default 4e14)"
@@ -38,11 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from dualm.sweep.run import plan, sweep
+    from dualm.sweep.run import dry_run, run_sweep
 
     check_least(arguments, parallel=1)
     path, only, parallel = Path(arguments.sweep), arguments.only, arguments.parallel
     if arguments.dry_run:
-        Console().print(plan(path, arguments.overrides, only, parallel, arguments.executor, arguments.flops))
+        Console().print(dry_run(path, arguments.overrides, only, parallel, arguments.executor, arguments.flops))
     else:
-        sys.exit(sweep(path, arguments.overrides, only, parallel, arguments.executor))
+        sys.exit(run_sweep(path, arguments.overrides, only, parallel, arguments.executor))

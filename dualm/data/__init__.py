@@ -1,1 +1,1 @@
-"""Corpus -> tokenizer -> token shards -> windows -> plan of batches."""
+"""Corpus -> tokenizer -> token shards -> units and windows."""

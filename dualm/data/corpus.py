@@ -131,7 +131,7 @@ def _embedded(data: DataConfig, split: Split) -> Iterator[Entry]:
 
 
 def _text(data: DataConfig, split: Split) -> Iterator[Entry]:
-    for path in _files(data, split):
+    for path in files_of(data, split):
         if data.format == "pairs":
             yield from _separated(path, data.separator)
         else:
@@ -140,7 +140,7 @@ def _text(data: DataConfig, split: Split) -> Iterator[Entry]:
 
 def _separated(path: Path, separator: str) -> Iterator[Entry]:
     """A pair a line, divided where the separator first stands."""
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines_of(path), start=1):
         prompt, found, response = line.rstrip("\n").partition(separator)
         if found:
             yield prompt, response
@@ -149,12 +149,12 @@ def _separated(path: Path, separator: str) -> Iterator[Entry]:
 
 
 def _whole_file(path: Path) -> Iterator[str]:
-    yield "".join(_lines(path))
+    yield "".join(lines_of(path))
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
     paragraph: list[str] = []
-    for line in _lines(path):
+    for line in lines_of(path):
         if line.strip():
             paragraph.append(line)
         elif paragraph:
@@ -167,29 +167,29 @@ TEXT_DOCUMENTS: Registry[Callable[[Path], Iterator[str]]] = Registry(
     "data.documents",
     {
         "file": _whole_file,
-        "line": lambda path: (line.rstrip("\n") for line in _lines(path)),
+        "line": lambda path: (line.rstrip("\n") for line in lines_of(path)),
         "paragraph": _paragraphs,
     },
 )
 
 
 def _jsonl(data: DataConfig, split: Split) -> Iterator[Entry]:
-    for path in _files(data, split):
-        for number, line in enumerate(_lines(path), start=1):
+    for path in files_of(data, split):
+        for number, line in enumerate(lines_of(path), start=1):
             if line.strip():
-                yield _texts(json_object(line, f"{path}:{number}"), data, f"{path}:{number}")
+                yield texts_of(json_object(line, f"{path}:{number}"), data, f"{path}:{number}")
 
 
 def _parquet(data: DataConfig, split: Split) -> Iterator[Entry]:
     import pyarrow
     import pyarrow.parquet
 
-    for path in _files(data, split):
+    for path in files_of(data, split):
         try:
             table = pyarrow.parquet.ParquetFile(path)
             _check_fields(table.schema_arrow.names, data, str(path))
             for batch in table.iter_batches(batch_size=1024, columns=list(_fields(data).values())):
-                yield from (_texts(row, data, str(path)) for row in batch.to_pylist())
+                yield from (texts_of(row, data, str(path)) for row in batch.to_pylist())
         except pyarrow.ArrowInvalid as error:
             raise UserError(f"{path}: not readable as parquet: {_first_line(error)}") from None
 
@@ -201,7 +201,7 @@ def _huggingface(data: DataConfig, split: Split) -> Iterator[Entry]:
         raise UserError(f"data.{split}: got {names}, expected one data set (path or hub name)")
     rows = _load_dataset(names[0], wanted, data)
     for number, row in enumerate(rows):
-        yield _texts(row, data, f"{names[0]}, split {wanted}, row {number}")
+        yield texts_of(row, data, f"{names[0]}, split {wanted}, row {number}")
 
 
 def _load_dataset(name: str, split: str, data: DataConfig) -> Any:
@@ -241,7 +241,7 @@ def _glob(pattern: str) -> list[str]:
     return sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
 
 
-def _files(data: DataConfig, split: Split) -> list[Path]:
+def files_of(data: DataConfig, split: Split) -> list[Path]:
     """The files of a split: patterns in the order given, the matches of each by name, no file twice."""
     patterns = data.train if split == "train" else data.valid
     files: list[Path] = []
@@ -256,7 +256,7 @@ def _files(data: DataConfig, split: Split) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _lines(path: Path) -> Iterator[str]:
+def lines_of(path: Path) -> Iterator[str]:
     r"""Lines with their "\n", as UTF-8 without byte order mark; "\r\n" becomes "\n"."""
     offset = 0
     with path.open("rb") as file:
@@ -269,14 +269,14 @@ def _lines(path: Path) -> Iterator[str]:
             offset += len(raw)
 
 
-def json_object(line: str, place: str) -> dict[str, Any]:
-    """A line of JSON Lines; `place` names it in errors. Raises UserError where it is no object."""
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """A line of JSON Lines; `where` names it in errors. Raises UserError where it is no object."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not JSON: {error.msg} at column {error.colno}") from None
+        raise UserError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
     if not isinstance(record, dict):
-        raise UserError(f"{place}: got a JSON {type(record).__name__}, expected an object")
+        raise UserError(f"{where}: got a JSON {type(record).__name__}, expected an object")
     return record
 
 
@@ -287,22 +287,22 @@ def _fields(data: DataConfig) -> dict[str, str]:
     return {"data.field": data.field}
 
 
-def _check_fields(fields: Collection[str], data: DataConfig, place: str) -> None:
+def _check_fields(fields: Collection[str], data: DataConfig, where: str) -> None:
     for key, field in _fields(data).items():
         if field not in fields:
-            raise UserError(f"{place}: no field '{field}' ({key}), has {', '.join(fields)}")
+            raise UserError(f"{where}: no field '{field}' ({key}), has {', '.join(fields)}")
 
 
-def _texts(record: dict[str, Any], data: DataConfig, place: str) -> Entry:
-    _check_fields(record, data, place)
-    return tuple(_text_of(record[field], f"{place}: field '{field}' ({key})") for key, field in _fields(data).items())
+def texts_of(record: dict[str, Any], data: DataConfig, where: str) -> Entry:
+    _check_fields(record, data, where)
+    return tuple(_text_of(record[field], f"{where}: field '{field}' ({key})") for key, field in _fields(data).items())
 
 
-def _text_of(value: Any, place: str) -> str:
+def _text_of(value: Any, where: str) -> str:
     """The text in a field; null counts as empty."""
     text = "" if value is None else value
     if not isinstance(text, str):
-        raise UserError(f"{place} holds {type(text).__name__}, expected text")
+        raise UserError(f"{where} holds {type(text).__name__}, expected text")
     return text.encode(errors="replace").decode()  # JSON can spell half a surrogate pair, UTF-8 cannot
 
 

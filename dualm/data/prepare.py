@@ -1,4 +1,4 @@
-"""Preparing: corpus -> tokenizer -> token shards, once; whoever comes later finds them whole or not at all.
+"""Preparing: corpus -> tokenizer -> token shards, once; later readers find them whole or not at all.
 
     lock .<folder>.lock  ->  write .<folder>.partial  ->  sync to disk  ->  rename to <folder>
 
@@ -30,7 +30,7 @@ from rich.progress import (
 )
 
 from dualm import files
-from dualm.config import DataConfig
+from dualm.config import DataConfig, keys
 from dualm.data import corpus, shards
 from dualm.data import tokenizer as tokenizers
 from dualm.data.corpus import Split
@@ -39,19 +39,7 @@ from dualm.errors import UserError
 
 BATCH = 2**22  # characters encoded at once, in parallel
 
-DECISIVE_KEYS = (
-    "source",
-    "train",
-    "valid",
-    "valid_fraction",
-    "field",
-    "documents",
-    "subset",
-    "split",
-    "valid_split",
-    "tokenizer",
-)
-PAIR_KEYS = ("format", "prompt_field", "response_field", "separator")  # these as well, where entries are pairs
+PAIR_KEYS = ("data.format", "data.prompt_field", "data.response_field", "data.separator")  # read for pairs only
 
 
 def prepare(data: DataConfig, vocab: int) -> Path:
@@ -64,11 +52,11 @@ def prepare(data: DataConfig, vocab: int) -> Path:
         UserError: a bad corpus or tokenizer, a folder that is not ours to replace, a full disk.
     """
     FORMATS.choose(data.format)
-    keys = source_keys(data, vocab)
-    default = f"prepared/{data.source}-{_fingerprint(keys)[:8]}"
+    made_from = source_keys(data, vocab)
+    default = f"prepared/{data.source}-{_fingerprint(made_from)[:8]}"
     folder = Path(data.dir or default).expanduser().resolve()
     try:
-        source = {"fingerprint": _fingerprint(keys), "keys": keys, "files": _files(data)}
+        source = {"fingerprint": _fingerprint(made_from), "keys": made_from, "files": _files(data)}
         if not _reusable(folder, source):
             _prepare_alone(folder, data, vocab, source)
     except OSError as error:
@@ -83,14 +71,21 @@ def prepare(data: DataConfig, vocab: int) -> Path:
 
 
 def source_keys(data: DataConfig, vocab: int) -> dict[str, Any]:
-    """The recipe keys that decide what the shards hold."""
+    """The recipe keys that decide what the shards hold: all of `data` but those that say they don't."""
     trained = {"model.vocab": vocab} if data.tokenizer == "bpe" else {}
-    names = DECISIVE_KEYS + (PAIR_KEYS if data.format == "pairs" else ())
-    return {f"data.{name}": getattr(data, name) for name in names} | trained
+    names = [name for name, key in keys().items() if name.startswith("data.") and key.shards]
+    read = [name for name in names if data.format == "pairs" or name not in PAIR_KEYS]
+    return {name: getattr(data, name.removeprefix("data.")) for name in read} | trained
 
 
-def _fingerprint(keys: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps([shards.FORMAT, keys], sort_keys=True).encode()).hexdigest()
+def _decided(made_from: dict[str, Any]) -> dict[str, Any]:
+    """The keys that are not at their defaults: a key that came later stands at its default in older folders."""
+    defaults = {name: key.default for name, key in keys().items() if name != "model.vocab"}
+    return {name: value for name, value in made_from.items() if name not in defaults or value != defaults[name]}
+
+
+def _fingerprint(made_from: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([shards.FORMAT, _decided(made_from)], sort_keys=True).encode()).hexdigest()
 
 
 def _files(data: DataConfig) -> list[list[Any]]:
@@ -106,8 +101,8 @@ def _reusable(folder: Path, source: dict[str, Any]) -> bool:
     if not (folder / "manifest.json").is_file():
         raise UserError(f"data.dir: {folder} exists and holds no prepared shards, expected a new folder")
     made_from = shards.read_manifest(folder)["source"]
-    if made_from["fingerprint"] != source["fingerprint"]:
-        raise UserError(f"data.dir: {folder} was prepared with {_difference(made_from['keys'], source['keys'])}")
+    if difference := _difference(_decided(made_from["keys"]), _decided(source["keys"])):
+        raise UserError(f"data.dir: {folder} was prepared with {difference}")
     if source["files"] and made_from["files"] != source["files"]:  # none at all: shards brought from elsewhere
         _say(f"{folder}: its source files have changed")
         return False
@@ -122,7 +117,10 @@ def _reusable(folder: Path, source: dict[str, Any]) -> bool:
 
 def _difference(made: dict[str, Any], asked: dict[str, Any]) -> str:
     names = [name for name in {**made, **asked} if made.get(name) != asked.get(name)]
-    return ", ".join(f"{name}={made.get(name)!r} (got {asked.get(name)!r})" for name in names)
+    default = {name: keys()[name].default for name in names}
+    return ", ".join(
+        f"{name}={made.get(name, default[name])!r} (got {asked.get(name, default[name])!r})" for name in names
+    )
 
 
 def _check_vocab(size: int, data: DataConfig, vocab: int) -> None:

@@ -147,7 +147,7 @@ class Shards:
         manifest = read_manifest(folder)
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
         if tokenizer.hash != manifest["tokenizer"]["sha256"]:
-            raise UserError(f"{folder / 'tokenizer.json'}: the shards beside it were made with another tokenizer")
+            raise UserError(f"{folder / 'tokenizer.json'}: the shards in this folder were made with another tokenizer")
         for split in manifest["splits"].values():
             for shard in split["shards"]:
                 _check_shard(folder, shard, verify)
@@ -168,7 +168,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path}: damaged, not JSON: {error}") from None
     if manifest.get("format") != FORMAT:
-        raise UserError(f"{path}: got format {manifest.get('format')}, expected {FORMAT}; prepare the corpus anew")
+        raise UserError(f"{path}: got format {manifest.get('format')}, expected {FORMAT}; prepare the corpus again")
     return manifest
 
 

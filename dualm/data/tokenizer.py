@@ -1,4 +1,4 @@
-"""Text <-> token ids. Every tokenizer has the same first 16 ids, whatever it was made from.
+"""Text <-> token ids. Every tokenizer has the same first 16 ids.
 
     0 <pad>   1 <s>   2 </s>   3 <mask>   4 <unk>   5…15 <reserved-5>…   16… the tokens of text
 

@@ -18,6 +18,7 @@ from dualm.data.windows import Window
 from dualm.objectives.autoregressive import autoregressive, next_token, with_prefix
 from dualm.objectives.example import Example, Objective
 from dualm.objectives.masked_diffusion import MaskedDiffusion, maskable
+from dualm.registry import Registry
 
 Marker = Literal["circle", "square", "triangle", "diamond", "star"]
 
@@ -70,53 +71,60 @@ def maskable_tokens(window: Window) -> int:
     return len(maskable(window.tokens[:-1], window.given))
 
 
-_READINGS = (
-    Reading(
-        "ar",
-        "valid/ar_nll",
-        "AR NLL, causal",
-        lambda shifted: autoregressive,
-        lambda window: targets_from(window, window.given),
-        title="AR reading",
-        loss="AR NLL",
-        colour="#0072B2",
-        marker="circle",
-    ),
-    Reading(
-        "md",
-        "valid/md_nelbo",
-        "MD NELBO, bidirectional (upper bound)",
-        lambda shifted: MaskedDiffusion(shifted=shifted),
-        maskable_tokens,
-        draws=4,
-        bound=True,
-        title="MD reading",
-        loss="MD NELBO",
-        colour="#D55E00",
-        marker="square",
-    ),
-    Reading(
-        "prefix",
-        "valid/prefix_nll",
-        "prefix NLL, second half of each window",
-        lambda shifted: prefix,
-        lambda window: targets_from(window, half(*window)),
-        title="prefix reading",
-        loss="prefix NLL",
-        colour="#009E73",
-        marker="triangle",
-    ),
-    Reading(
-        "ar_second_half",
-        "valid/ar_nll_second_half",
-        "AR NLL on that same second half",
-        lambda shifted: causal_half,
-        lambda window: targets_from(window, half(*window)),
-    ),
+READINGS = Registry(
+    "reading",
+    {
+        "ar": Reading(
+            "ar",
+            "valid/ar_nll",
+            "AR NLL, causal",
+            lambda shifted: autoregressive,
+            lambda window: targets_from(window, window.given),
+            title="AR reading",
+            loss="AR NLL",
+            colour="#0072B2",
+            marker="circle",
+        ),
+        "md": Reading(
+            "md",
+            "valid/md_nelbo",
+            "MD NELBO, bidirectional (upper bound)",
+            lambda shifted: MaskedDiffusion(shifted=shifted),
+            maskable_tokens,
+            draws=4,
+            bound=True,
+            title="MD reading",
+            loss="MD NELBO",
+            colour="#D55E00",
+            marker="square",
+        ),
+        "prefix": Reading(
+            "prefix",
+            "valid/prefix_nll",
+            "prefix NLL, second half of each window",
+            lambda shifted: prefix,
+            lambda window: targets_from(window, half(*window)),
+            title="prefix reading",
+            loss="prefix NLL",
+            colour="#009E73",
+            marker="triangle",
+        ),
+        "ar_second_half": Reading(
+            "ar_second_half",
+            "valid/ar_nll_second_half",
+            "AR NLL on that same second half",
+            lambda shifted: causal_half,
+            lambda window: targets_from(window, half(*window)),
+        ),
+    },
 )
-READINGS: dict[str, Reading] = {reading.key: reading for reading in _READINGS}
 UNIGRAM = "valid/unigram_nll"  # not a reading of the model: the loss of a model that ignores all context
 
+
 DRAWN = [reading for reading in READINGS.values() if reading.title]  # in their order in figures
-TABLE = [(one.metric, one.label, one.bits) for one in READINGS.values()]
-TABLE += [(UNIGRAM, "unigram baseline", bits_per_byte(UNIGRAM))]  # metric, label, metric in bits per byte
+
+
+def table() -> list[tuple[str, str, str]]:
+    """The lines of a run's table: metric, label, metric in bits per byte."""
+    lines = [(reading.metric, reading.label, reading.bits) for reading in READINGS.values()]
+    return [*lines, (UNIGRAM, "unigram baseline", bits_per_byte(UNIGRAM))]

@@ -1,1 +1,1 @@
-"""Reading a trained model aloud: autoregressive decoding and diffusion samplers."""
+"""Generation: autoregressive decoding, diffusion samplers, blocks, traces."""

@@ -40,14 +40,14 @@ def decode(
     logits = _read_prompts(model, prompts, column, attention, cache)
     rows, ended = np.arange(len(prompts)), np.zeros(len(prompts), dtype=bool)
     seen = torch.arange(capacity, device=device)
-    for place in range(length):
+    for step in range(length):
         tokens = sample(logits, rows, dice, sampling)
         drawn = tokens.cpu().numpy()
         yield np.where(ended, EOS, drawn)
         ended |= drawn == EOS
-        if ended.all() or place == length - 1:
+        if ended.all() or step == length - 1:
             return
-        used = int(lengths.max()) + place + 1
+        used = int(lengths.max()) + step + 1
         visible = (seen[:used] <= column[:, None])[:, None, None]
         logits = model.lm_head(model.extend(tokens[:, None], column[:, None], visible, cache)[:, 0])
         column = column + 1

@@ -1,7 +1,7 @@
 """Filling masks step by step: ask the model about every mask, let a sampler choose which answers to keep.
 
     denoise        one canvas of any mask pattern, read both ways as a whole
-    commit_steps   the steps themselves, whoever is asked (dualm.generation.blocks asks through a cache)
+    commit_steps   the loop over steps, however the model is read (dualm.generation.blocks reads through a cache)
 
 Tokens that are given never change, and no `<mask>`, `<pad>` or `<s>` is ever written.
 """
@@ -27,7 +27,7 @@ from dualm.objectives.masked_diffusion import outputs_of
 
 
 class Guess(NamedTuple):
-    """What the model would write at each place of a canvas `[rows, length]`, and how sure it is; meant at masks only."""
+    """What the model would write at each position of a canvas `[rows, length]`, and how sure it is; meant at masks only."""
 
     tokens: np.ndarray  # int64
     confidence: np.ndarray  # probability of that token, before temperature and truncation
@@ -123,18 +123,18 @@ def commit_steps(ask: Ask, tokens: np.ndarray, dice: Sequence[Dice], options: De
                 kept[asked] = new
         committed, remasked = np.zeros_like(masked), np.zeros_like(masked)
         for row in np.flatnonzero(active).tolist():
-            places, revealed = np.flatnonzero(masked[row]), np.flatnonzero(free[row] & ~masked[row])
+            positions, revealed = np.flatnonzero(masked[row]), np.flatnonzero(free[row] & ~masked[row])
             left = int(steps[row]) - step
             view = View(
-                confidence=known.confidence[row, places],
-                entropy=known.entropy[row, places],
+                confidence=known.confidence[row, positions],
+                entropy=known.entropy[row, positions],
                 committed=sure[row, revealed],
                 left=left,
                 steps=int(steps[row]),
-                rng=dice[row].places,
+                rng=dice[row].positions,
             )
             choice = sampler.choose(view, options)
-            committed[row, places[choice.commit]] = True
+            committed[row, positions[choice.commit]] = True
             remasked[row, revealed[choice.remask]] = True
         tokens = np.where(committed, known.tokens, np.where(remasked, MASK, tokens))
         sure = np.where(committed, known.confidence, np.where(remasked, np.nan, sure))

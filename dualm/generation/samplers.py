@@ -1,12 +1,12 @@
 """Which masked tokens to commit at a step of diffusion generation: one function a sampler, in a registry by name.
 
-    ancestral         the expected number of tokens, at random places (MDLM, section 4.2)
+    ancestral         the expected number of tokens, at random positions (MDLM, section 4.2)
     ancestral_cached  the same, asking the network again only when something has changed
     confidence        the expected number, where the model is surest (SMDM, algorithm 1; LLaDA's low-confidence order)
     entropy_bound     as many as keep the summed entropy under gamma (Ben-Hamu et al. 2025, eq. 4)
     threshold         all that the model is surer of than tau (Fast-dLLM: Wu et al. 2025)
     remask            ancestral, and committed tokens are hidden again at rate eta (ReMDM-cap: Wang et al. 2025)
-    remask_confidence the same, rather those that it was least sure of (ReMDM-conf)
+    remask_confidence the same, preferring tokens of low confidence (ReMDM-conf)
 
 Time runs from t = 1 to 0 in equal steps; at t a share 1 - t of the tokens is committed. A sampler sees one row.
 """
@@ -37,10 +37,10 @@ class Denoising:
 
     def __post_init__(self) -> None:
         SAMPLERS.choose(self.sampler)
-        for name, least in (("steps", 1), ("block", 1), ("gamma", 0)):
+        for name, low in (("steps", 1), ("block", 1), ("gamma", 0)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name}: got {value}, expected at least {least}")
+            if value is not None and value < low:
+                raise UserError(f"{name}: got {value}, expected at least {low}")
         for name in ("tau", "eta"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}: got {getattr(self, name)}, expected a probability in [0, 1]")

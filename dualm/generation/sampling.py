@@ -38,16 +38,16 @@ def _expect(condition: bool, name: str, value: float, expected: str) -> None:
 
 
 class Dice(NamedTuple):
-    """The randomness of one generated text: of its places on the host, of its tokens where the model is."""
+    """The randomness of one generated text: of its positions on the host, of its tokens where the model is."""
 
-    places: np.random.Generator
+    positions: np.random.Generator
     tokens: torch.Generator
 
     @classmethod
     def of(cls, seed: int, text: int, device: torch.device) -> Dice:
         """Those of text number `text`: the same whatever else is generated beside it."""
-        places = stream(seed, "generate", text)
-        return cls(places, torch.Generator(device).manual_seed(int(places.integers(2**63))))
+        positions = stream(seed, "generate", text)
+        return cls(positions, torch.Generator(device).manual_seed(int(positions.integers(2**63))))
 
 
 def allowed(logits: Tensor, forbidden: Sequence[int]) -> Tensor:

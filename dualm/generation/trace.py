@@ -42,7 +42,8 @@ def _frame(step: Step, decode: Decode) -> dict[str, Any]:
     commits = np.flatnonzero(step.committed[0]).tolist()
     return {
         "commit": [
-            [place, decode([step.tokens[0, place]]), round(float(step.confidence[0, place]), 4)] for place in commits
+            [position, decode([step.tokens[0, position]]), round(float(step.confidence[0, position]), 4)]
+            for position in commits
         ],
         "remask": np.flatnonzero(step.remasked[0]).tolist(),
     }

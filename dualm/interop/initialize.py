@@ -73,10 +73,10 @@ def check_sizes(model: ModelConfig) -> None:
         return
     folder = _folder(model)
     theirs = weights.model_config(weights.read_config(folder), str(folder / "config.json"))
-    for place, config in (("model.", model), (f"model.init_from: {folder}: ", theirs)):
+    for owner, config in (("model.", model), (f"model.init_from: {folder}: ", theirs)):
         if width := config.time_conditioning:
             raise UserError(
-                f"{place}time_conditioning: got {width}, expected 0: training starts from plain Llamas only"
+                f"{owner}time_conditioning: got {width}, expected 0: training starts from plain Llamas only"
             )
     rows = theirs.vocab if _in_our_layout(folder) else theirs.vocab + RESERVED
     wanted = _sizes(theirs) | {"model.vocab": max(model.vocab, rows)}
@@ -86,15 +86,16 @@ def check_sizes(model: ModelConfig) -> None:
 
 
 def check_start(model: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Refuse what training could not start from, the weights themselves included.
+    """Refuse what training could not start from. Reads the names and shapes of the weights, not the weights.
 
     Raises:
         UserError: what `initial_weights` refuses, or a `tokenizer` that is not the checkpoint's.
     """
     if model.init_from is None:
         return
-    initial_weights(model)
+    check_sizes(model)
     folder = _folder(model)
+    weights.check(folder)
     if from_file(folder).hash != tokenizer.hash:
         raise UserError(f"data.tokenizer: is not that of model.init_from, expected data.tokenizer={folder}")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from dualm import config
 from dualm.config import Recipe
-from dualm.evaluation.readings import TABLE
+from dualm.evaluation import readings
 from dualm.language_model import LanguageModel
 from dualm.model import size
 from dualm.plan.budget import Budget
@@ -100,12 +100,12 @@ def _training(recipe: Recipe) -> str:
 
 
 def _validation(row: dict[str, Any]) -> str:
-    readings = [
+    lines = [
         (text, f"{row[metric]:.3f}", f"{row[metric + '_se']:.3f}", f"{row[bits]:.3f}")
-        for metric, text, bits in TABLE
+        for metric, text, bits in readings.table()
         if metric in row
     ]
-    table = _table(("reading", "nats/token", "± s.e.", "bits/byte"), readings)
+    table = _table(("reading", "nats/token", "± s.e.", "bits/byte"), lines)
     return f"After step {row['step']:,}, {row['tokens']:,} tokens.\n\n{table}"
 
 

@@ -99,17 +99,17 @@ def mc(pair: Pair, scoring: Scoring, shifted: bool) -> Iterator[Example]:
     n, rng = len(pair.continuation), noise(pair, scoring.seed)
     for u in stratified(rng, scoring.draws):
         count = math.ceil(UNIFORM.quantile(u) * n)  # uniform on 1..N: see dualm.objectives.masked_diffusion
-        yield _mask(pair, rng.permutation(n)[:count], n / count / scoring.draws, scoring, shifted)
+        yield masked_example(pair, rng.permutation(n)[:count], n / count / scoring.draws, scoring, shifted)
 
 
 def chain(pair: Pair, scoring: Scoring, shifted: bool) -> Iterator[Example]:
     for j in range(len(pair.continuation)):
-        yield _mask_from(pair, j, len(pair.continuation), 1.0, scoring, shifted)
+        yield masked_from(pair, j, len(pair.continuation), 1.0, scoring, shifted)
 
 
 def pll(pair: Pair, scoring: Scoring, shifted: bool) -> Iterator[Example]:
     for j in range(len(pair.continuation)):
-        yield _mask_from(pair, j, j + 1, 1.0, scoring, shifted)
+        yield masked_from(pair, j, j + 1, 1.0, scoring, shifted)
 
 
 def pll_mixed(pair: Pair, scoring: Scoring, shifted: bool) -> Iterator[Example]:
@@ -117,16 +117,19 @@ def pll_mixed(pair: Pair, scoring: Scoring, shifted: bool) -> Iterator[Example]:
     for j in range(n):
         stops = range(j + 1, min(j + SPANS, n) + 1)
         for stop in stops:
-            yield _mask_from(pair, j, stop, 1 / len(stops), scoring, shifted)
+            yield masked_from(pair, j, stop, 1 / len(stops), scoring, shifted)
 
 
-def _mask_from(pair: Pair, first: int, stop: int, weight: float, scoring: Scoring, shifted: bool) -> Example:
+def masked_from(pair: Pair, first: int, stop: int, weight: float, scoring: Scoring, shifted: bool) -> Example:
     """Mask the continuation's tokens first..stop-1, score the first of them."""
     masked = np.arange(first, stop)
-    return _mask(pair, masked, np.where(masked == first, weight, 0.0), scoring, shifted)
+    return masked_example(pair, masked, np.where(masked == first, weight, 0.0), scoring, shifted)
 
 
-def _mask(pair: Pair, masked: np.ndarray, weight: float | np.ndarray, scoring: Scoring, shifted: bool) -> Example:
+def masked_example(
+    pair: Pair, masked: np.ndarray, weight: float | np.ndarray, scoring: Scoring, shifted: bool
+) -> Example:
+    """The pair with the continuation's tokens `masked` `[k]` masked, each scored with `weight` (one or `[k]`)."""
     tokens = np.concatenate(pair)
     padding = np.full(max(0, scoring.mask_padding - len(tokens)), MASK)
     return mask_out(np.concatenate([tokens, padding]), len(pair.context) + masked, weight, shifted)

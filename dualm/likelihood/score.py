@@ -1,4 +1,4 @@
-"""Scoring pairs: their examples in batches, whatever the mode."""
+"""Scoring pairs in any mode: their examples, in batches."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class AttentionMask:
         """True where query (second last axis) sees key (last axis).
 
         Returns:
-            bool `[batch, 1, length, length]`, or `[1, 1, length, length]` where all rows are alike.
+            bool `[batch, 1, length, length]`, or `[1, 1, length, length]` where all rows have the same.
         """
         mask = self.to(device)
         position = torch.arange(length, device=device)

@@ -1,4 +1,4 @@
-"""Time conditioning: a network that is told the mask rate, by adaptive layer norms (adaLN).
+"""Time conditioning: the mask rate as an input of the network, through adaptive layer norms (adaLN).
 
     rate                = share of <mask> among a row's tokens
     c                   = SiLU(W2 SiLU(W1 sinusoids(1000 · rate)))

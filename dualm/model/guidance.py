@@ -1,4 +1,4 @@
-"""What a model predicts at given places, with or without classifier-free guidance."""
+"""What a model predicts at given outputs, with or without classifier-free guidance."""
 
 from __future__ import annotations
 

@@ -7,12 +7,13 @@ nothing there loads it as if it were.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -37,7 +38,7 @@ KEYS = {
     "vocab": "vocab_size",
     "norm_eps": "rms_norm_eps",
 }
-OURS = {"qk_norm": "qk_norm", "time_conditioning": "time_conditioning"}  # of the type CONDITIONED besides
+OURS = {"qk_norm": "qk_norm", "time_conditioning": "time_conditioning"}  # also of the type CONDITIONED
 OPTIONAL = ("num_key_value_heads", "head_dim")  # absent or null: follows from the others
 OLDEST_ROPE_THETA = 10_000.0  # of the first Llamas, whose configurations don't name it
 # What the network is, beyond its sizes. Read back, another value is refused; an absent key means the value here.
@@ -47,7 +48,7 @@ FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "use_
 def hf_config(model: ModelConfig, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The `config.json` of a Hugging Face Llama or Qwen3 with these sizes; with time conditioning, of our own type.
 
-    `about` is what dualm's readers know of it besides, under the key "dualm", which Hugging Face ignores:
+    `about` is what else dualm's readers know of it, under the key "dualm", which Hugging Face ignores:
     whether outputs are `shifted` in masked diffusion, and the hash of its `tokenizer`.
     """
     architecture, model_type = ARCHITECTURES[model.qk_norm]
@@ -126,16 +127,25 @@ def load(folder: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     folder = Path(folder)
     config = read_config(folder)
     model = model_config(config, str(folder / CONFIG))
-    tensors = {
-        name: tensor.float()
-        for path in _weight_files(folder)
-        for name, tensor in _read(path).items()
-        if not name.endswith("rotary_emb.inv_freq")  # older checkpoints keep it, though it follows from rope_theta
-    }
-    if config.get("tie_word_embeddings") and EMBEDDING in tensors:
-        tensors[HEAD] = tensors[EMBEDDING].clone()
-    _check_shapes(tensors, model, str(folder / WHOLE))
+    found = {name: tensor for path in _weight_files(folder) for name, tensor in _read(path).items()}
+    tensors = {name: tensor.float() for name, tensor in _completed(found, config).items()}
+    _check_shapes({name: tensor.shape for name, tensor in tensors.items()}, model, str(folder / WHOLE))
+    if config.get("tie_word_embeddings"):
+        tensors[HEAD] = tensors[HEAD].clone()
     return model, tensors
+
+
+def check(folder: Path) -> None:
+    """Refuse what `load` would; reads names and shapes, not the weights. Raises UserError."""
+    config = read_config(folder)
+    shapes = {name: shape for path in _weight_files(folder) for name, shape in _read_shapes(path).items()}
+    _check_shapes(_completed(shapes, config), model_config(config, str(folder / CONFIG)), str(folder / WHOLE))
+
+
+def _completed(tensors: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors, or their shapes, with a tied head, and without what follows from the configuration."""
+    kept = {name: value for name, value in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
+    return kept | ({HEAD: kept[EMBEDDING]} if config.get("tie_word_embeddings") and EMBEDDING in kept else {})
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -154,10 +164,21 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    with _readable(path):
+        return load_file(path)
+
+
+def _read_shapes(path: Path) -> dict[str, list[int]]:
+    with _readable(path), safe_open(path, "pt") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        return load_file(path)
+        yield
     except SafetensorError as error:
         raise UserError(f"{path}: not readable as safetensors: {error}") from None
 
@@ -174,10 +195,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_shapes(tensors: Mapping[str, Tensor], model: ModelConfig, source: str) -> None:
+def _check_shapes(shapes: Mapping[str, Sequence[int]], model: ModelConfig, source: str) -> None:
     expected = size.shapes(model)
-    for name in [*expected, *tensors]:
-        got, want = tensors[name].shape if name in tensors else None, expected.get(name)
+    for name in [*expected, *shapes]:
+        got, want = shapes.get(name), expected.get(name)
         if got is None or want is None or tuple(got) != want:
             found = "missing" if got is None else list(got)
             raise UserError(f"{source}: {name}: got {found}, expected {list(want) if want else 'no such tensor'}")

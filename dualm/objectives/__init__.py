@@ -60,12 +60,16 @@ OBJECTIVES = Registry(
 )
 
 
+def choices(half: Half) -> list[str]:
+    """The objectives that `objective.<half>` may name."""
+    return [name for name, entry in OBJECTIVES.items() if entry.half == half and entry.share is None]
+
+
 def main_objective(config: ObjectiveConfig, half: Half) -> str:
     """The objective that `objective.<half>` names. Raises UserError with the choices."""
     name: str = getattr(config, half)
-    choices = [other for other, entry in OBJECTIVES.items() if entry.half == half and entry.share is None]
-    if name not in choices:
-        raise UserError(f"objective.{half}: got {name!r}, expected {' or '.join(choices)}")
+    if name not in choices(half):
+        raise UserError(f"objective.{half}: got {name!r}, expected {' or '.join(choices(half))}")
     return name
 
 

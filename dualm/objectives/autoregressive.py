@@ -42,8 +42,8 @@ def masked_input(rate: float) -> Objective:
 
     def objective(window: np.ndarray, u: float, rng: np.random.Generator, given: int = 0) -> Example:
         example = autoregressive(window, u, rng, given)
-        places, noisy = maskable(example.inputs), example.inputs.copy()
-        noisy[places[rng.random(len(places)) < rate]] = MASK
+        positions, noisy = maskable(example.inputs), example.inputs.copy()
+        noisy[positions[rng.random(len(positions)) < rate]] = MASK
         return replace(example, inputs=noisy)
 
     return objective

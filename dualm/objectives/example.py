@@ -27,7 +27,7 @@ class Example:
     weights: np.ndarray
     attention: Kind  # kind of attention mask: causal | bidirectional | prefix
     prefix: int = 0  # positions that see each other both ways (kind prefix)
-    rate: float = 0.0  # share of the maskable inputs that are masked (masked diffusion)
+    rate: float = 0.0  # share of the maskable inputs that are masked
 
 
 class Objective(Protocol):
@@ -40,7 +40,7 @@ class Objective(Protocol):
 class Batch:
     """Examples of one objective, as tensors: exactly the arguments of `Transformer.forward`.
 
-    `inputs` is `[batch, length]`; `rows` `[n]` are the supervised places in the flattened batch, with
+    `inputs` is `[batch, length]`; `rows` `[n]` are the supervised outputs in the flattened batch, with
     their `targets` and `weights` `[n]`. `rates` `[batch]` are the examples' mask rates, on the host.
     """
 

@@ -33,7 +33,7 @@ WEIGHTINGS: Registry[Callable[[float, float, float], float]] = Registry(
     "objective.weighting",
     {
         "elbo": lambda rate, slope, mean: 1 / rate,  # the NELBO if t is uniform
-        "flat": lambda rate, slope, mean: 1 / mean,  # every supervised token of the batch alike
+        "flat": lambda rate, slope, mean: 1 / mean,  # the same for every supervised token of the batch
         "importance": lambda rate, slope, mean: slope / rate,  # the NELBO whatever the density, where it is not zero
     },
 )

@@ -55,14 +55,14 @@ class Density:
 UNIFORM = Density(inverse=lambda s: s, cdf=lambda t: t, slope=lambda t: 1.0, mean=0.5)
 
 
-def bell(mean: float, std: float, least: float) -> Density:
-    """A Gaussian truncated to [least, 1] (Hong et al. 2026; their exact density is not public)."""
+def bell(mean: float, std: float, smallest: float) -> Density:
+    """A Gaussian truncated to [smallest, 1] (Hong et al. 2026; their exact density is not public)."""
     normal = NormalDist(mean, std)
-    below = normal.cdf(least)
+    below = normal.cdf(smallest)
     mass = normal.cdf(1.0) - below
-    shift = std**2 * (normal.pdf(least) - normal.pdf(1.0)) / mass  # of the mean, by the truncation
+    shift = std**2 * (normal.pdf(smallest) - normal.pdf(1.0)) / mass  # of the mean, by the truncation
     return Density(
-        inverse=lambda s: min(1.0, max(least, normal.inv_cdf(min(below + s * mass, 1 - 1e-16)))),
+        inverse=lambda s: min(1.0, max(smallest, normal.inv_cdf(min(below + s * mass, 1 - 1e-16)))),
         cdf=lambda t: min(1.0, max(0.0, (normal.cdf(t) - below) / mass)),
         slope=lambda t: mass / normal.pdf(t),
         mean=mean + shift,
@@ -101,19 +101,19 @@ def polynomial(power: float) -> Density:
     )
 
 
-def geometric(least: float, most: float) -> Density:
-    """t = 1 - exp(-sigma), sigma = least^(1-s) most^s (SEDD and MDLM, appendix E.1). Rates outside stay untrained."""
-    span = math.log(most / least)
+def geometric(smallest: float, largest: float) -> Density:
+    """t = 1 - exp(-sigma), sigma = smallest^(1-s) largest^s (SEDD and MDLM, appendix E.1). Rates outside stay untrained."""
+    span = math.log(largest / smallest)
 
     def noise(t: float) -> float:
         return -math.log1p(-min(t, 1 - 1e-15))
 
     def inverse(s: float) -> float:
-        return -math.expm1(-least * math.exp(span * s))
+        return -math.expm1(-smallest * math.exp(span * s))
 
     return Density(
         inverse=inverse,
-        cdf=lambda t: min(1.0, max(0.0, math.log(max(noise(t), 1e-300) / least) / span)),
+        cdf=lambda t: min(1.0, max(0.0, math.log(max(noise(t), 1e-300) / smallest) / span)),
         slope=lambda t: span * noise(t) * (1 - t),
         mean=float(np.mean([inverse((i + 0.5) / 10_000) for i in range(10_000)])),
     )

@@ -59,32 +59,32 @@ class TrainingBatches:
         u is drawn for all sequences of the global batch that share an objective at once.
         """
         first, size = step * self.mixture.per_step, self.recipe.train.micro_batch
-        names = [self.mixture.name(first + place) for place in range(self.mixture.per_step)]
+        names = [self.mixture.name(first + micro) for micro in range(self.mixture.per_step)]
         u = np.empty((len(names), size))
         draw = DRAWS[self.recipe.objective.draws]
         for name in set(names):
-            places = [place for place, other in enumerate(names) if other == name]
-            drawn = draw(stream(self.recipe.run.seed, f"time {name}", step), len(places) * size)
-            u[places] = drawn.reshape(len(places), size)
+            micros = [micro for micro, other in enumerate(names) if other == name]
+            drawn = draw(stream(self.recipe.run.seed, f"time {name}", step), len(micros) * size)
+            u[micros] = drawn.reshape(len(micros), size)
         return names, u
 
     def step(self, step: int, rank: int = 0, world: int = 1) -> Iterator[tuple[str, Batch]]:
         """The micro-batches of `step` that are `rank`'s: the name of their objective and their tensors."""
         names, u = self.plan(step)
-        for place in range(rank, self.mixture.per_step, world):
-            yield names[place], self._micro_batch(step, place, self.objectives[names[place]], u[place])
+        for micro in range(rank, self.mixture.per_step, world):
+            yield names[micro], self._micro_batch(step, micro, self.objectives[names[micro]], u[micro])
 
     def for_rank(self, rank: int, world: int, first_step: int) -> Iterator[tuple[str, Batch]]:
         """The micro-batches of one rank, in order, from `first_step` to the end of training."""
         for step in range(first_step, self.budget.steps):
             yield from self.step(step, rank, world)
 
-    def _micro_batch(self, step: int, place: int, objective: Objective, u: np.ndarray) -> Batch:
+    def _micro_batch(self, step: int, micro: int, objective: Objective, u: np.ndarray) -> Batch:
         seed, length = self.recipe.run.seed, self.budget.context
-        chance = stream(seed, "length", step, place)
+        chance = stream(seed, "length", step, micro)
         if chance.random() < self.recipe.data.random_length:
             length = int(chance.integers(2, length, endpoint=True))
-        sequences = place * len(u) + np.arange(len(u))
+        sequences = micro * len(u) + np.arange(len(u))
         indices = self.order.windows_at(step * self.budget.batch + sequences)
         examples: list[Example] = []
         for row, (index, sequence) in enumerate(zip(indices.tolist(), sequences.tolist(), strict=True)):

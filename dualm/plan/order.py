@@ -35,8 +35,8 @@ class Order:
 
     def windows_at(self, slots: np.ndarray) -> np.ndarray:
         """The window index of each slot, `[n] -> [n]`."""
-        epochs, places = np.divmod(slots, self.windows)
-        return np.array([self._cached(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)])
+        epochs, offsets = np.divmod(slots, self.windows)
+        return np.array([self._cached(int(epoch))[offset] for epoch, offset in zip(epochs, offsets, strict=True)])
 
     def ar_slots_before(self, slot: int) -> int:
         micro, rest = np.divmod(np.int64(slot), self.micro_batch)

@@ -1,18 +1,19 @@
-"""The grid: a sweep's YAML file -> named points, each with its whole recipe.
+"""The grid: a sweep's YAML file becomes named points, each with its complete recipe.
 
-    base: ../recipes/small.yaml          the recipe of every point (from the sweep file's folder)
-    recipe: {train: {steps: 500}}        keys over the base's
-    dir: runs/small                      the sweep's folder
-    axes: {data.repetitions: [1, 8], objective.alpha: [0, 63/64, 1]}      every combination
-    points: [{data.repetitions: 32, objective.alpha: [1/2, 1]}]           and these, a list standing for each of its values;
-                                                                          or the path of a YAML file that holds such a list
-    isoflop: {budgets: [1e12], sizes: sizes.yaml}       each of these at equal compute: see dualm/sweep/isoflop.py
-    seeds: [0]                           each point once with every seed
-    parallel: 2                          runs at a time
-    slurm: {nodes: 2, gpus_per_node: 8}  with --executor slurm: see dualm/sweep/sections.py
-    tasks: {names: [blimp], data: blimp} what every finished run is scored on: likewise
+    base: ../recipes/small.yaml          the recipe of every point (relative to the folder of the sweep file)
+    recipe: {train: {steps: 500}}        keys that replace those of the base
+    dir: runs/small                      the folder of the sweep
+    axes: {data.repetitions: [1, 8], objective.alpha: [0, 63/64, 1]}      every combination of these values
+    points: [{data.repetitions: 32, objective.alpha: [1/2, 1]}]           further points; a list gives one point per value;
+                                                                          or the path of a YAML file with such a list
+    isoflop: {budgets: [1e12], sizes: sizes.yaml}       all of these at equal compute: see dualm/sweep/isoflop.py
+    seeds: [0]                           every point is trained once with each seed
+    parallel: 2                          number of runs at a time
+    slurm: {nodes: 2, gpus_per_node: 8}  for --executor slurm: see dualm/sweep/sections.py
+    tasks: {names: [blimp], data: blimp} the benchmark tasks that score every finished run: see the same file
 
-Axes are recipe keys by their dotted name. Alpha may be a fraction.
+An axis is a recipe key with its dotted name. `data.repetitions` is R, how often each unique token is seen;
+`objective.alpha` is alpha, the fraction of training sequences with the AR objective, and may be given as a fraction.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ from dualm import config
 from dualm.config import Recipe
 from dualm.errors import UserError
 from dualm.model.size import parameter_count
-from dualm.sweep.isoflop import TOKENS, IsoFlop, flops_label, tokens_of
+from dualm.sweep.isoflop import TOKENS, IsoFlop, tokens_of
+from dualm.sweep.labels import as_text, count_label, flops_label
 from dualm.sweep.sections import Slurm, Tasks, read
 
 REPETITIONS, ALPHA, SEED, DIR = "data.repetitions", "objective.alpha", "run.seed", "run.dir"
-FLOPS, PARAMETERS = "flops", "parameters"  # what names tell of a point at equal compute, for the keys that make it
+FLOPS, PARAMETERS = "flops", "parameters"  # in names of points at equal compute, instead of the keys a budget sets
 SHORT = {FLOPS: "C", PARAMETERS: "N", REPETITIONS: "R", ALPHA: "a", SEED: "s"}  # in names; other axes are `key=value`
 SECTIONS = ("base", "recipe", "dir", "axes", "points", "isoflop", "seeds", "parallel", "slurm", "tasks")
 Values = dict[str, Any]  # axis: value
@@ -47,7 +49,7 @@ Values = dict[str, Any]  # axis: value
 
 @dataclass(frozen=True)
 class Point:
-    """One run: its name, and its recipe with `run.dir` inside the sweep's folder."""
+    """The name of one run, and its recipe with `run.dir` inside the sweep's folder."""
 
     name: str
     values: Values  # of every axis, then run.seed
@@ -68,7 +70,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     """Read a sweep file. `overrides` are recipe keys for every point; `run.dir=` moves the sweep's folder.
 
     Raises:
-        UserError: an unreadable file, an axis that is no recipe key, points of one name, a recipe that `train` refuses.
+        UserError: the file is unreadable, an axis is not a recipe key, two points have one name, or `train` would refuse
+            a recipe.
     """
     content = _read(path)
     isoflop = read(IsoFlop, path, "isoflop", content["isoflop"])
@@ -76,8 +79,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     sizes = _mappings(path, "isoflop.sizes", isoflop.sizes) if isoflop else []
     varied, fixed = _keys(assignments), _keys([*([isoflop.keys] if isoflop else []), *sizes])
     _check_axes(path, [*fixed, *varied], overrides)
-    if twice := sorted(set(varied) & set(fixed)):
-        raise UserError(f"{path}: axes: got {twice[0]}, expected it under isoflop alone, which sets it")
+    if both := sorted(set(varied) & set(fixed)):
+        raise UserError(f"{path}: axes: got {both[0]}, expected it only under isoflop, which sets it")
     folder = next(
         (item.partition("=")[2] for item in reversed(overrides) if item.startswith(f"{DIR}=")), content["dir"]
     )
@@ -87,25 +90,25 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     for seed in content["seeds"]:
         seeded = [{**values, SEED: seed} for values in assignments]
         made = maker.at_equal_compute(isoflop, sizes, seeded) if isoflop else [maker.point(each) for each in seeded]
-        points += [made[place] for place in informative_order([point.values for point in made], maker.axes)]
+        points += [made[index] for index in informative_order([point.values for point in made], maker.axes)]
     if not points:
-        raise UserError(f"{path}: points: got none, expected at least one point: of axes, points and seeds")
+        raise UserError(f"{path}: points: got none, expected at least one point from axes, points and seeds")
     if twice := [name for name, count in Counter(point.name for point in points).items() if count > 1]:
-        raise UserError(f"{path}: points: {twice[0]} is there more than once, expected every point once")
+        raise UserError(f"{path}: points: {twice[0]} appears more than once, expected every point once")
     around = (read(Slurm, path, "slurm", content["slurm"]), read(Tasks, path, "tasks", content["tasks"]))
     return Sweep(Path(folder), maker.axes, tuple(points), content["parallel"], *around)
 
 
 def expand(axes: Mapping[str, Any]) -> list[Values]:
-    """Every combination of the axes' values; what is no list is the only value of its axis."""
+    """Every combination of the axes' values. A value that is not a list is the only value of its axis."""
     lists = [values if isinstance(values, list) else [values] for values in axes.values()]
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*lists)]
 
 
 def informative_order(points: Sequence[Values], axes: Sequence[str]) -> list[int]:
-    """Places of the points so that each is as far as can be from all before it: any front of it covers the grid.
+    """Indices of the points, each as far as possible from all points before it, so that any first part covers the grid.
 
-    Distances are between ranks along each axis, since values may be of any scale or none.
+    Distances are between ranks along each axis, because values may have any scale or none.
     """
     ranks = np.array([_ranks([point[axis] for point in points]) for axis in axes]).reshape(len(axes), len(points)).T
     order, distance = [0][: len(points)], np.full(len(points), np.inf)
@@ -117,32 +120,24 @@ def informative_order(points: Sequence[Values], axes: Sequence[str]) -> list[int
 
 
 def _ranks(values: Sequence[Any]) -> list[float]:
-    """The rank of each value among the different ones, from 0 to 1; numbers by size, others as they come."""
-    different = list({json.dumps(value): value for value in values}.values())
-    if all(isinstance(value, int | float) for value in different):
-        different.sort()
-    return [different.index(value) / max(1, len(different) - 1) for value in values]
+    """The rank of each value among the distinct ones, from 0 to 1. Numbers are sorted; other values keep their order."""
+    distinct = list({json.dumps(value): value for value in values}.values())
+    if all(isinstance(value, int | float) for value in distinct):
+        distinct.sort()
+    return [distinct.index(value) / max(1, len(distinct) - 1) for value in values]
 
 
 def name_of(values: Values) -> str:
-    """`R32-a63_64-s0`: readable, the same for the same values, fit for a file name."""
+    """`R32-a63_64-s0`: readable, the same for the same values, valid as a file name."""
     parts = (f"{SHORT.get(key, f'{key}=')}{_text(key, value)}" for key, value in values.items())
     return re.sub(r"[^\w.+=-]", "_", "-".join(parts))
-
-
-def short(count: int) -> str:
-    """`415M`: three digits and a unit."""
-    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return str(count)
 
 
 def _text(key: str, value: Any) -> str:
     if key == ALPHA and isinstance(value, int | float):
         near = Fraction(value).limit_denominator(4096)
         return str(near) if float(near) == value else str(value)
-    return value if isinstance(value, str) else json.dumps(value)
+    return as_text(value)
 
 
 # ---------------------------------------------------------------- reading the file
@@ -189,14 +184,14 @@ def _yaml(path: Path) -> Any:
 
 
 def _assignments(path: Path, content: dict[str, Any]) -> list[Values]:
-    """What each point sets, by axis; those of `axes` first. With neither axes nor points, the recipe alone."""
+    """The values that each point sets, by axis; those of `axes` first. Without axes and points: one point, the recipe."""
     crossed = [_values(path, values) for values in expand(content["axes"])]
     points = _mappings(path, "points", content["points"])
     return [*crossed, *points] if content["axes"] or not points else points
 
 
 def _mappings(path: Path, section: str, found: Any) -> list[Values]:
-    """A list of mappings, or that of the YAML file which `found` names, with every list in a mapping expanded."""
+    """The list of mappings `found`, or the list in the YAML file that it names, with every list in a mapping expanded."""
     source = path.parent / found if isinstance(found, str) else path
     listed = _yaml(source) if isinstance(found, str) else found
     if not isinstance(listed, list) or not all(isinstance(each, dict) and each for each in listed):
@@ -231,7 +226,7 @@ def _check_axes(path: Path, axes: Sequence[str], overrides: Sequence[str]) -> No
         if axis not in known:
             near = difflib.get_close_matches(str(axis), known, 1)
             hint = f", did you mean '{near[0]}'?" if near else ", such as model.layers"
-            raise UserError(f"{path}: axes: '{axis}' is no recipe key{hint}")
+            raise UserError(f"{path}: axes: '{axis}' is not a recipe key{hint}")
         if axis in (SEED, DIR):
             raise UserError(f"{path}: axes: got {axis}, expected under '{'seeds' if axis == SEED else 'dir'}:' instead")
         if any(item.startswith(f"{axis}=") for item in overrides):
@@ -240,28 +235,28 @@ def _check_axes(path: Path, axes: Sequence[str], overrides: Sequence[str]) -> No
 
 @dataclass(frozen=True)
 class _Maker:
-    """What all points of a sweep's file share, and how a point is made of the values it has of its own."""
+    """What all points of a sweep file share; makes a point from its own values."""
 
     path: Path
     base: Path | None
     layers: list[str]
     folder: Path
-    varied: tuple[str, ...]  # axes that stand in names
-    fixed: tuple[str, ...]  # axes that follow from a budget and a size, which stand there for them
+    varied: tuple[str, ...]  # axes whose values appear in names
+    fixed: tuple[str, ...]  # axes that follow from a budget and a size, which appear in names instead
 
     @property
     def axes(self) -> tuple[str, ...]:
         return *self.fixed, *self.varied
 
     def point(self, values: Values) -> Point:
-        """The point of `values`; axes it leaves out have the recipe's value."""
-        return self._of(self._recipe(values), {})
+        """The point with `values`. An axis without a value takes that of the recipe."""
+        return self._of(self._recipe(values), labels={})
 
     def at_equal_compute(self, isoflop: IsoFlop, sizes: Sequence[Values], assignments: Sequence[Values]) -> list[Point]:
         """A point for every assignment, budget and size that `isoflop` keeps."""
         made = []
         for values, budget, size in itertools.product(assignments, isoflop.budgets, sizes):
-            # the recipe says what a token costs, so until it is read the budget stands for the tokens
+            # The recipe decides what a token costs. Until it is read, the budget is a placeholder for the tokens.
             recipe = self._recipe({TOKENS: int(budget), **isoflop.batch_at(budget), **size, **values})
             if not isoflop.keeps(recipe.model, budget):
                 continue
@@ -269,7 +264,7 @@ class _Maker:
                 recipe.data.tokens = tokens_of(recipe, budget)
             except UserError as error:
                 raise UserError(f"{self.path}: point {name_of({**size, **values})}: {error}") from None
-            parameters = short(parameter_count(recipe.model, embedding=False))
+            parameters = count_label(parameter_count(recipe.model, embedding=False))
             made.append(self._of(recipe, {FLOPS: flops_label(budget), PARAMETERS: parameters}))
         return made
 
@@ -281,9 +276,9 @@ class _Maker:
         except UserError as error:
             raise UserError(f"{self.path}: point {name_of(values)}: {error}") from None
 
-    def _of(self, recipe: Recipe, told: Values) -> Point:
+    def _of(self, recipe: Recipe, labels: Values) -> Point:
         flat = config.flatten(recipe)
-        name = name_of({**told, **{key: flat[key] for key in (*self.varied, SEED)}})
+        name = name_of({**labels, **{key: flat[key] for key in (*self.varied, SEED)}})
         recipe.run.dir = str(self.folder / "runs" / name)
         return Point(name, {axis: flat[axis] for axis in (*self.axes, SEED)}, recipe)
 

@@ -1,7 +1,7 @@
-"""The local executor: several runs at a time on this machine, each a process of its own.
+"""The local executor: several runs at a time on this machine, each in a process of its own.
 
-A run is waiting, running, finished or failed; which of them is decided by its directory and by how its process ended,
-so that the executor can be stopped and started again at any moment.
+The status of a run follows from its directory and from how its process ended. The executor can therefore be stopped and
+started again at any time.
 """
 
 from __future__ import annotations
@@ -29,31 +29,32 @@ libc = ctypes.CDLL(None)
 
 
 @dataclass
-class Task:
-    """One run as the executor sees it."""
+class Run:
+    """One run of the sweep, as the executor sees it."""
 
     point: Point
     log: Path
     recipe: Path
     flops: float
     progress: Progress
-    scored_on: Tasks | None = None
-    begun_at: float = 0.0  # share of it that was done before the executor started
-    scoring: bool = False  # what its process does or did: score a trained model, not train it
+    scored_on: Tasks | None = None  # benchmark tasks
+    begun_at: float = 0.0  # fraction that was done before the executor started
+    scoring: bool = False  # its process scores the trained model; otherwise it trains
     attempts: int = 0
     status: str = "waiting"  # waiting | running | finished | failed | stopped
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     slot: int = 0
 
     @property
-    def run(self) -> Path:
+    def dir(self) -> Path:
         return Path(self.point.recipe.run.dir)
 
-    def look(self) -> None:
-        self.progress = progress(self.run, self.point.recipe)
+    def update(self) -> None:
+        """Read the progress from the run directory."""
+        self.progress = progress(self.dir, self.point.recipe)
 
-    def last_words(self) -> str:
-        """The end of its log, indented."""
+    def end_of_log(self) -> str:
+        """The last eight lines of its log, indented."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "\n".join([f"    {line}" for line in text.splitlines() if line.strip()][-8:])
 
@@ -61,11 +62,11 @@ class Task:
     def command(self) -> list[str]:
         if self.scoring:
             assert self.scored_on
-            return scores.command(self.scored_on, self.run)
+            return scores.command(self.scored_on, self.dir)
         return [sys.executable, "-m", "dualm", "train", str(self.recipe)]
 
     def start(self, slot: int, environment: dict[str, str]) -> None:
-        """Start the next process: the training, or once that is finished the scoring."""
+        """Start the next process: the training, or the scoring if the training is finished."""
         self.slot, self.attempts, self.status = slot, self.attempts + 1, "running"
         self.scoring = self.progress.finished
         with self.log.open("ab") as log:
@@ -75,48 +76,50 @@ class Task:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment},
-                start_new_session=True,  # Ctrl-C reaches the executor alone, which passes it on once
-                preexec_fn=end_with(os.getpid()),
+                start_new_session=True,  # Ctrl-C reaches only the executor, which passes it on once
+                preexec_fn=terminate_with(os.getpid()),
             )
 
     def settle(self, stopping: bool) -> None:
-        """Say what became of a run whose process has ended."""
+        """Set the status after the process of the run has ended."""
         self.process = None
-        self.look()
-        if self.progress.finished and scores.are_there(self.scored_on, self.run):
+        self.update()
+        if self.progress.finished and scores.are_there(self.scored_on, self.dir):
             self.status = "finished"
         elif stopping:
             self.status = "stopped"
         elif self.progress.finished and not self.scoring:
-            self.status, self.attempts = "waiting", 0  # for the scoring
+            self.status, self.attempts = "waiting", 0  # to be scored
         else:
             self.status = "waiting" if self.attempts < ATTEMPTS else "failed"
 
 
-def end_with(parent: int) -> Callable[[], None]:
-    """What a child calls before it becomes a run: when this process dies, however it dies, the run gets a SIGTERM."""
+def terminate_with(parent: int) -> Callable[[], None]:
+    """A function for the child process to call first: the child gets a SIGTERM when this process dies for any reason."""
 
     def arrange() -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the line above
+        if os.getppid() != parent:  # the parent died before the line above
             os._exit(1)
 
     return arrange
 
 
-def tasks(sweep: Sweep, points: Sequence[Point], flops: dict[str, float]) -> list[Task]:
+def runs_of(sweep: Sweep, points: Sequence[Point], flops: dict[str, float]) -> list[Run]:
+    """The runs of `points`, with the progress found in their directories; `flops` is the cost of each, by name."""
     made = []
     for point in points:
-        how_far = progress(Path(point.recipe.run.dir), point.recipe)
-        done = how_far.finished and scores.are_there(sweep.tasks, Path(point.recipe.run.dir))
+        folder = Path(point.recipe.run.dir)
+        found = progress(folder, point.recipe)
+        done = found.finished and scores.are_there(sweep.tasks, folder)
         log, recipe = sweep.dir / "logs" / f"{point.name}.log", sweep.dir / "recipes" / f"{point.name}.yaml"
-        state = {"begun_at": how_far.share, "status": "finished" if done else "waiting"}
-        made.append(Task(point, log, recipe, flops[point.name], how_far, sweep.tasks, **state))
+        state = {"begun_at": found.fraction, "status": "finished" if done else "waiting"}
+        made.append(Run(point, log, recipe, flops[point.name], found, sweep.tasks, **state))
     return made
 
 
 class Stop:
-    """Remembers which signal asked to stop; a second one kills the runs."""
+    """Remembers the signal that asked to stop. A second signal kills the runs."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -129,43 +132,50 @@ class Stop:
         self.signal = number
 
 
-def execute(all_tasks: Sequence[Task], parallel: int, show: Callable[[bool], None]) -> int | None:
-    """Bring every task to its end, `parallel` at a time. Returns the signal that stopped it, if one did.
+def execute(runs: Sequence[Run], parallel: int, show: Callable[[bool], None]) -> int | None:
+    """Train and score all runs, `parallel` at a time. Returns the signal that stopped the executor, if there was one.
 
-    `show(changed)` is called at every look, with whether a run has ended since the last.
+    `show(changed)` is called at every poll; `changed` says whether a run has ended since the last one.
     """
     stop = Stop()
-    told = False
+    passed_on = False
     while True:
-        running = [task for task in all_tasks if task.status == "running"]
-        if stop.signal is not None and (not told or stop.again):
-            for task in running:
-                assert task.process
-                task.process.send_signal(signal.SIGKILL if stop.again else signal.SIGTERM)
-            told, stop.again = True, False
-        ended = [task for task in running if task.process and task.process.poll() is not None]
-        for task in ended:
-            task.settle(stopping=stop.signal is not None)
+        running = with_status(runs, "running")
+        if stop.signal is not None and (not passed_on or stop.again):
+            _send(running, signal.SIGKILL if stop.again else signal.SIGTERM)
+            passed_on, stop.again = True, False
+        ended = [run for run in running if run.process and run.process.poll() is not None]
+        for run in ended:
+            run.settle(stopping=stop.signal is not None)
         if stop.signal is None:
-            _fill(all_tasks, parallel)
-        active = [task for task in all_tasks if task.status == "running"]
-        waiting = [task for task in all_tasks if task.status == "waiting"]
-        for task in active:
-            task.look()
+            _fill(runs, parallel)
+        active = with_status(runs, "running")
+        for run in active:
+            run.update()
         show(bool(ended))
-        if not active and (stop.signal is not None or not waiting):
+        if not active and (stop.signal is not None or not with_status(runs, "waiting")):
             return stop.signal
         time.sleep(POLL)
 
 
-def _fill(all_tasks: Sequence[Task], parallel: int) -> None:
-    """Start waiting tasks on free slots. A run that some other process still trains is left for later."""
-    taken = {task.slot for task in all_tasks if task.status == "running"}
+def with_status(runs: Sequence[Run], status: str) -> list[Run]:
+    return [run for run in runs if run.status == status]
+
+
+def _send(runs: Sequence[Run], number: int) -> None:
+    for run in runs:
+        assert run.process
+        run.process.send_signal(number)
+
+
+def _fill(runs: Sequence[Run], parallel: int) -> None:
+    """Start waiting runs on free slots. A run that another process is still training stays waiting."""
+    taken = {run.slot for run in with_status(runs, "running")}
     free = [slot for slot in range(parallel) if slot not in taken]
-    for task in all_tasks:
-        if free and task.status == "waiting" and not is_locked(task.run):
+    for run in with_status(runs, "waiting"):
+        if free and not is_locked(run.dir):
             slot = free.pop(0)
-            task.start(slot, environment(slot, parallel, visible_gpus(), cores()))
+            run.start(slot, environment(slot, parallel, visible_gpus(), cores()))
 
 
 def cores() -> int:
@@ -173,16 +183,14 @@ def cores() -> int:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return (
-        listed.split(",")[: torch.cuda.device_count()] if listed else list(map(str, range(torch.cuda.device_count())))
-    )
+    count, listed = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return listed.split(",")[:count] if listed else [str(index) for index in range(count)]
 
 
 def environment(slot: int, parallel: int, gpus: Sequence[str], cores: int) -> dict[str, str]:
-    """What the run in `slot` of `parallel` gets of the machine: its share of the cores, and one GPU if there are any."""
+    """The environment of the run in `slot` of `parallel`: its share of the cores, and one GPU if there are any."""
     gpu = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
     return {"OMP_NUM_THREADS": str(max(1, cores // parallel)), **gpu}

@@ -1,4 +1,4 @@
-"""What a sweep looks like while it runs."""
+"""The display of a running sweep."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from rich.live import Live
 from rich.table import Table
 
 from dualm.evaluation.readings import READINGS
-from dualm.sweep import local, results
+from dualm.objectives import HALVES, OBJECTIVES
+from dualm.sweep import results
+from dualm.sweep.local import Run, with_status
 
-PLAIN_EVERY = 10.0  # seconds between two lines where there is no terminal
-TRAINED = ("train/ar_loss", "train/md_loss")
-SHOWN = (*TRAINED, READINGS["ar"].metric, READINGS["md"].metric)
+PLAIN_EVERY = 10.0  # seconds between two lines if there is no terminal
+TRAINED = tuple(dict.fromkeys(f"train/{entry.metric}" for entry in OBJECTIVES.values() if entry.share is None))
+SHOWN = (*TRAINED, *(READINGS[half].metric for half in HALVES))  # a training and a validation loss per objective
 
 
 class Screen:
-    """The state of all runs: a live table on a terminal, otherwise a line every ten seconds."""
+    """The status of all runs: a live table on a terminal, otherwise a line every ten seconds."""
 
-    def __init__(self, dir: Path, tasks: Sequence[local.Task]):
-        self.dir, self.tasks = dir, tasks
-        self.since = self.said = time.monotonic()
+    def __init__(self, dir: Path, runs: Sequence[Run]):
+        self.dir, self.runs = dir, runs
+        self.started = self.printed = time.monotonic()
         console = Console(stderr=True)
         self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
@@ -44,38 +46,39 @@ class Screen:
             results.write(self.dir)
         if self.live:
             self.live.update(self.table(), refresh=True)
-        elif changed or time.monotonic() - self.said >= PLAIN_EVERY:
-            self.said = time.monotonic()
-            print(f"{self.summary()}  {'; '.join(map(line, self._that_are('running')))}", file=sys.stderr, flush=True)
+        elif changed or time.monotonic() - self.printed >= PLAIN_EVERY:
+            self.printed = time.monotonic()
+            running = "; ".join(map(line, with_status(self.runs, "running")))
+            print(f"{self.summary()}  {running}", file=sys.stderr, flush=True)
 
     def table(self) -> RenderableType:
         table = Table(title=self.summary(), box=box.SIMPLE_HEAD, title_justify="left")
         for heading in ("run", "status", "step", *SHOWN):
             on_two_lines = heading.replace("/", "\n")  # fits 80 columns
             table.add_column(on_two_lines, justify="left" if heading in ("run", "status") else "right", no_wrap=True)
-        finished = self._that_are("finished")[-5:]
-        for task in [*self._that_are("failed"), *finished, *self._that_are("stopped"), *self._that_are("running")]:
-            how_far = task.progress
-            losses = (f"{how_far.losses[name]:.3f}" if name in how_far.losses else "" for name in SHOWN)
-            table.add_row(task.point.name, task.status, f"{how_far.step:,}/{how_far.steps:,}", *losses)
+        failed, finished, stopped, running = (
+            with_status(self.runs, status) for status in ("failed", "finished", "stopped", "running")
+        )
+        for run in [*failed, *finished[-5:], *stopped, *running]:
+            progress = run.progress
+            losses = (f"{progress.losses[name]:.3f}" if name in progress.losses else "" for name in SHOWN)
+            table.add_row(run.point.name, run.status, f"{progress.step:,}/{progress.steps:,}", *losses)
         return table
 
     def summary(self) -> str:
-        counts = {name: len(self._that_are(name)) for name in ("finished", "running", "failed")}
-        told = ", ".join(f"{count} {name}" for name, count in counts.items())
-        return f"{len(self.tasks)} runs: {told}; ETA {eta(self.tasks, time.monotonic() - self.since)}"
-
-    def _that_are(self, status: str) -> list[local.Task]:
-        return [task for task in self.tasks if task.status == status]
+        counts = (f"{len(with_status(self.runs, name))} {name}" for name in ("finished", "running", "failed"))
+        remaining = eta(self.runs, time.monotonic() - self.started)
+        return f"{len(self.runs)} runs: {', '.join(counts)}; ETA {remaining}"
 
 
-def line(task: local.Task) -> str:
-    losses = " ".join(f"{name} {task.progress.losses[name]:.3f}" for name in TRAINED if name in task.progress.losses)
-    return f"{task.point.name} {task.progress.step}/{task.progress.steps} {losses}"
+def line(run: Run) -> str:
+    progress = run.progress
+    losses = " ".join(f"{name} {progress.losses[name]:.3f}" for name in TRAINED if name in progress.losses)
+    return f"{run.point.name} {progress.step}/{progress.steps} {losses}"
 
 
-def eta(tasks: Sequence[local.Task], elapsed: float) -> str:
-    """How long the rest takes at the rate of floating-point operations so far, start-up and validation included."""
-    done = sum(task.flops * (task.progress.share - task.begun_at) for task in tasks)
-    left = sum(task.flops * (1 - task.progress.share) for task in tasks if task.status in ("waiting", "running"))
+def eta(runs: Sequence[Run], elapsed: float) -> str:
+    """The remaining time at the FLOPs per second of the `elapsed` seconds, which include start-up and validation."""
+    done = sum(run.flops * (run.progress.fraction - run.begun_at) for run in runs)
+    left = sum(run.flops * (1 - run.progress.fraction) for run in runs if run.status in ("waiting", "running"))
     return str(timedelta(seconds=round(left * elapsed / done))) if done > 0 else "unknown"

@@ -1,4 +1,4 @@
-"""The sections of a sweep's file that say what happens around the training: how Slurm is asked, which benchmarks are scored."""
+"""The sections of a sweep file about everything around training: the request to Slurm, and the benchmarks for scoring."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Slurm:
-    """What every run asks of Slurm: one task on each of `nodes`, which starts a rank for each GPU."""
+    """What every run requests from Slurm: one Slurm task on each of `nodes`, which starts a rank for each GPU."""
 
     partition: str | None = None
     account: str | None = None
@@ -29,9 +29,9 @@ class Slurm:
     cpus_per_task: int | None = None  # of a node
     mem_gb: float | None = None  # of a node
     timeout_min: int = 720  # of one job; a run that needs more is requeued
-    max_timeouts: int = 10  # how often
+    max_timeouts: int = 10  # how often it is requeued
     setup: list[str] = field(default_factory=list)  # shell lines before the run, such as `module load cuda`
-    additional_parameters: dict[str, Any] = field(default_factory=dict)  # any others of sbatch
+    additional_parameters: dict[str, Any] = field(default_factory=dict)  # any other options of sbatch
 
     @property
     def ranks(self) -> int:
@@ -42,15 +42,15 @@ class Slurm:
         return max(1, self.gpus_per_node)
 
     def check(self, path: Path) -> None:
-        lowest = {"nodes": 1, "gpus_per_node": 0, "timeout_min": 1, "max_timeouts": 0}
-        for key, least in lowest.items():
-            if getattr(self, key) < least:
-                raise UserError(f"{path}: slurm.{key}: got {getattr(self, key)}, expected at least {least}")
+        minima = {"nodes": 1, "gpus_per_node": 0, "timeout_min": 1, "max_timeouts": 0}
+        for key, minimum in minima.items():
+            if getattr(self, key) < minimum:
+                raise UserError(f"{path}: slurm.{key}: got {getattr(self, key)}, expected at least {minimum}")
 
 
 @dataclass
 class Tasks:
-    """The benchmarks that every finished run is scored on, as `dualm evaluate` does."""
+    """The benchmarks on which every finished run is scored, as by `dualm evaluate`."""
 
     names: list[str] = field(default_factory=list)
     modes: list[str] = field(default_factory=lambda: ["ar", "prefix", "mc"])
@@ -79,7 +79,7 @@ Section = TypeVar("Section", IsoFlop, Slurm, Tasks)
 
 
 def read(kind: type[Section], path: Path, name: str, found: Any) -> Section | None:
-    """The section `name` of the file at `path`, or None if it has none. Raises UserError for a key or value of no use."""
+    """The section `name` of the file at `path`, or None if it is absent. Raises UserError for an unknown key or bad value."""
     if found is None:
         return None
     if not isinstance(found, dict):

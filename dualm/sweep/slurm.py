@@ -1,11 +1,11 @@
-"""The Slurm executor: every unfinished run is a job of one array, handed in through submitit; nothing stays behind to watch.
+"""The Slurm executor: every unfinished run is a job of one array, submitted through submitit. No process keeps watching.
 
-    dualm sweep small.yaml --executor slurm     hands in what is neither finished nor queued; call it again at any time
-    dualm results runs/small                    the table so far
+    dualm sweep small.yaml --executor slurm     submits every run that is neither finished nor queued; may be repeated
+    dualm results runs/small                    the table of the runs so far
 
-A job has one task on each of its nodes; that task starts a rank for every GPU of the node, by DeepSpeed's launcher if there
-is more than one rank in all. Shortly before Slurm ends a job (preemption or its time limit) it sends a signal: the run
-writes a checkpoint, the job is put back into the queue, and there the same command goes on from it.
+A job has one Slurm task on each of its nodes. That task starts one rank per GPU of the node, through DeepSpeed's
+launcher if there is more than one rank in all. Shortly before Slurm ends a job (preemption or time limit) it sends a
+signal: the run writes a checkpoint, the job goes back into the queue, and its command later resumes from the checkpoint.
 """
 
 from __future__ import annotations
@@ -28,23 +28,21 @@ from dualm.errors import UserError
 from dualm.sweep import scores
 from dualm.sweep.folder import progress
 from dualm.sweep.grid import Sweep
-from dualm.sweep.local import ATTEMPTS, Task, cores
+from dualm.sweep.local import ATTEMPTS, Run, cores
 from dualm.sweep.sections import Slurm, Tasks
 
 if TYPE_CHECKING:
     from submitit import AutoExecutor
     from submitit.helpers import DelayedSubmission
 
-LAUNCHER = (
-    "deepspeed.launcher.launch"  # DeepSpeed's own, for the ranks of one node: needs neither ssh nor a file of hosts
-)
+LAUNCHER = "deepspeed.launcher.launch"  # starts the ranks of one node; needs neither ssh nor a file of hosts
 NOTICE = 180  # seconds between Slurm's signal and the end of the job
-USUAL = ("nodes", "cpus_per_task", "gpus_per_node", "mem_gb", "timeout_min")  # submitit's names on every cluster
+SHARED = ("nodes", "cpus_per_task", "gpus_per_node", "mem_gb", "timeout_min")  # submitit's names on every cluster
 
 
 @dataclass
 class Job:
-    """What every node of a run's job does. Pickled when it is handed in."""
+    """What every node of a run's job does. It is pickled when it is submitted."""
 
     recipe: Path
     log: Path
@@ -53,10 +51,10 @@ class Job:
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def __call__(self) -> None:
-        """Train the run to its end and score it; a failure is tried once more, unless other nodes wait for this one.
+        """Train the run to its end and score it. A failure is retried once, unless the job has several nodes.
 
         Raises:
-            RuntimeError: it failed; the end of its log says why.
+            RuntimeError: the run failed; the end of its log shows the cause.
         """
         from submitit import JobEnvironment
 
@@ -85,7 +83,7 @@ class Job:
         return self.process.wait()
 
     def checkpoint(self) -> DelayedSubmission:
-        """Called by submitit at Slurm's signal, on the first node: the run stops at a checkpoint, this is handed in again."""
+        """Called by submitit on the first node at Slurm's signal: the run stops at a checkpoint, the job is submitted again."""
         from submitit.helpers import DelayedSubmission
 
         if self.process:
@@ -94,7 +92,7 @@ class Job:
 
 
 def start(command: Sequence[str], log: IO[bytes], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a run that ignores the signal meant for submitit, which Slurm sends to every process of the job."""
+    """Start a process that ignores the signal for submitit, which Slurm sends to every process of the job."""
 
     def ignore() -> None:
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
@@ -110,14 +108,14 @@ def start(command: Sequence[str], log: IO[bytes], environment: dict[str, str]) -
 
 
 def stop(process: psutil.Process) -> None:
-    """Ask the ranks of a run to stop at a checkpoint (not their launcher, which would soon kill them), and wait for it.
+    """Ask the ranks of a run to stop at a checkpoint, and wait for it. Their launcher is not asked: it would kill them.
 
-    A run that takes too long goes on from the checkpoint before.
+    A run that takes too long resumes later from its previous checkpoint.
     """
     ranks = process.children() if LAUNCHER in process.cmdline() else [process]
     for rank in ranks:
         rank.terminate()
-    psutil.wait_procs([process], timeout=NOTICE * 2 / 3)  # Popen.wait would not see the end: it is what got interrupted
+    psutil.wait_procs([process], timeout=NOTICE * 2 / 3)  # Popen.wait would not see the end: the signal interrupted it
 
 
 def launch(recipe: Path, ranks_per_node: int, hosts: Sequence[str], node: int, port: int) -> list[str]:
@@ -134,75 +132,76 @@ def launch(recipe: Path, ranks_per_node: int, hosts: Sequence[str], node: int, p
 
 
 def port(job_id: str) -> int:
-    """The same on all nodes of a job, most likely another one for another job."""
+    """A port that is the same on all nodes of a job, and very likely another one for another job."""
     return 20_000 + int("".join(filter(str.isdigit, job_id))) % 20_000
 
 
-# ---------------------------------------------------------------- handing in
+# ---------------------------------------------------------------- submission
 
 
-def submit(executor: AutoExecutor, sweep: Sweep, tasks: Sequence[Task]) -> list[Any]:
-    """Hand in every task that is neither finished nor queued, and say so; returns the jobs.
+def submit(executor: AutoExecutor, sweep: Sweep, runs: Sequence[Run]) -> list[Any]:
+    """Submit a job for every run that is neither finished nor queued, and report it; returns the jobs.
 
     Raises:
         UserError: Slurm refuses the jobs.
     """
     from submitit import LocalJob, SlurmJob
 
-    asked, folder, cluster = sweep.slurm or Slurm(), sweep.dir / "slurm", executor.cluster
-    job_class = {"slurm": SlurmJob, "local": LocalJob}[cluster]
+    folder = sweep.dir / "slurm"
+    job_class = {"slurm": SlurmJob, "local": LocalJob}[executor.cluster]
     known = read_jobs(folder)
     queued = {name for name, job in known.items() if not job_class(folder, job).done()}
-    todo = [task for task in tasks if task.status != "finished" and task.point.name not in queued]
-    again = [task for task in todo if task.point.name in known]
-    for task in again:
-        print(f"{task.point.name}: job {known[task.point.name]} ended before the run did; the end of {task.log}:")
-        print(task.last_words())
-    made: list[Any] = []
-    if todo:
-        try:
-            with executor.batch():
-                for task in todo:
-                    made.append(executor.submit(Job(task.recipe, task.log, asked.ranks_per_node, sweep.tasks)))
-        except Exception as error:  # sbatch said no, in one of many ways
-            raise UserError(f"--executor {cluster}: {' '.join(str(error).split())}") from None
-    names = (task.point.name for task in todo)
-    known |= {name: job.job_id for name, job in zip(names, made, strict=True)}
-    files.write_text(folder / "jobs.json", json.dumps(known, indent=1))
-    print(f"{len(made)} jobs handed in, {len(queued)} in the queue before; `dualm results {sweep.dir}` shows how far")
-    return made
+    todo = [run for run in runs if run.status != "finished" and run.point.name not in queued]
+    for run in (run for run in todo if run.point.name in known):
+        print(f"{run.point.name}: job {known[run.point.name]} ended before the run did; the end of {run.log}:")
+        print(run.end_of_log())
+    jobs = _submit_array(executor, sweep, todo) if todo else []
+    names = (run.point.name for run in todo)
+    known |= {name: job.job_id for name, job in zip(names, jobs, strict=True)}
+    files.write_json(folder / "jobs.json", known)
+    print(f"{len(jobs)} jobs submitted, {len(queued)} already in the queue; `dualm results {sweep.dir}` shows progress")
+    return jobs
+
+
+def _submit_array(executor: AutoExecutor, sweep: Sweep, runs: Sequence[Run]) -> list[Any]:
+    ranks_per_node = (sweep.slurm or Slurm()).ranks_per_node
+    try:
+        with executor.batch():
+            return [executor.submit(Job(run.recipe, run.log, ranks_per_node, sweep.tasks)) for run in runs]
+    except Exception as error:  # sbatch refuses in many ways
+        raise UserError(f"--executor {executor.cluster}: {' '.join(str(error).split())}") from None
 
 
 def executor_for(sweep: Sweep, at_once: int, cluster: str = "slurm") -> AutoExecutor:
-    """submitit's executor for the jobs of `sweep`, `at_once` of them at a time; `cluster` as submitit knows it.
+    """submitit's executor for the jobs of `sweep`, `at_once` of them at a time; `cluster` is submitit's name of it.
 
     Raises:
-        UserError: there is no Slurm here.
-        ModuleNotFoundError: there is no submitit.
+        UserError: this machine has no Slurm.
+        ModuleNotFoundError: submitit is not installed.
     """
     from submitit import AutoExecutor
 
-    asked, folder = sweep.slurm or Slurm(), sweep.dir / "slurm"
+    request, folder = sweep.slurm or Slurm(), sweep.dir / "slurm"
     folder.mkdir(exist_ok=True)
     try:
-        executor = AutoExecutor(folder, cluster=cluster, slurm_max_num_timeout=asked.max_timeouts)
+        executor = AutoExecutor(folder, cluster=cluster, slurm_max_num_timeout=request.max_timeouts)
     except RuntimeError:
         raise UserError(
-            f"--executor {cluster}: no srun found, expected a machine that hands in jobs to Slurm"
+            f"--executor {cluster}: no srun found, expected a machine that can submit jobs to Slurm"
         ) from None
-    given = {key: value for key, value in asdict(asked).items() if value and key != "max_timeouts"}
+    given = {key: value for key, value in asdict(request).items() if value and key != "max_timeouts"}
     executor.update_parameters(
         name=sweep.dir.name,
         tasks_per_node=1,
         slurm_array_parallelism=at_once,
         slurm_signal_delay_s=NOTICE,
-        slurm_srun_args=["--kill-on-bad-exit=1"],  # one node's failure ends the others, which would wait for it
-        **{key if key in USUAL else f"slurm_{key}": value for key, value in given.items()},
+        slurm_srun_args=["--kill-on-bad-exit=1"],  # if one node fails the others end too, and do not wait for it
+        **{key if key in SHARED else f"slurm_{key}": value for key, value in given.items()},
     )
     return executor
 
 
 def read_jobs(folder: Path) -> dict[str, str]:
-    """The id of the last job of every run that was handed in, by name."""
+    """The id of the last job of every run that was submitted, by the name of the run."""
     path = folder / "jobs.json"
     return json.loads(path.read_text()) if path.exists() else {}

@@ -95,7 +95,7 @@ def save(run: Path, step: int, state: State, world: World, recipe: Recipe, token
 
 @contextmanager
 def _removed_on_error(partial: Path) -> Iterator[None]:
-    """Leave nothing half-written; a full disk is the user's to mend, whatever the writing library called it."""
+    """Remove what is half-written. A full disk is a UserError, whichever exception the writing library raised."""
     try:
         yield
     except Exception as error:

@@ -58,7 +58,7 @@ class WeightAverage:
     def _swap(self) -> None:
         everything: list[Any] = list(self.parameters.values())
         if everything and self.partitioned:
-            everything[0].partition(everything)  # drops gathered copies: who needs a whole parameter gathers it anew
+            everything[0].partition(everything)  # drops gathered copies; later readers gather again
         for parameter, average in zip(everything, self.averages, strict=True):
             part = self._part(parameter)
             trained = part.clone()

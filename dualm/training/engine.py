@@ -1,4 +1,4 @@
-"""The DeepSpeed engine of a recipe: one place that knows DeepSpeed's configuration."""
+"""The DeepSpeed engine of a recipe; no other module knows DeepSpeed's configuration."""
 
 from __future__ import annotations
 

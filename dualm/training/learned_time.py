@@ -48,10 +48,10 @@ class LearnedTime:
             return
         row = batch.rows // batch.inputs.shape[1]
         weights = torch.zeros(len(batch.inputs), dtype=torch.float64).index_add(0, row, batch.weights.double())
-        places = np.clip(np.ceil(batch.rates * BINS).astype(int) - 1, 0, BINS - 1)
+        bins = np.clip(np.ceil(batch.rates * BINS).astype(int) - 1, 0, BINS - 1)
         loss = nll.detach().double() / weights.clamp(min=1e-12).to(nll.device)
         counted = torch.isfinite(loss) & (weights > 0).to(nll.device)
-        here = torch.from_numpy(places).to(nll.device)
+        here = torch.from_numpy(bins).to(nll.device)
         self._sums[0].index_add_(0, here, torch.where(counted, loss, 0.0))
         self._sums[1].index_add_(0, here, counted.double())
 

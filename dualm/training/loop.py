@@ -49,7 +49,7 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
     """Train `recipe` to its last step, or resume it, and return its run directory.
 
     Raises:
-        UserError: anything about recipe, data or run directory that the user can mend.
+        UserError: a mistake in the recipe, the data or the run directory.
     """
     with world() as here:
         cost(recipe, here.size)  # refuses what `plan` refuses, before anything is written
@@ -227,9 +227,9 @@ class Stepper:
                 self.run.state.time.add(batch, losses.nll)
         self.steps += 1
 
-    def _seed_dropout(self, step: int, place: int) -> None:
-        """Give a micro-batch the dropout of its place in the global batch, whoever computes it."""
-        torch.manual_seed(int(stream(self.run.recipe.run.seed, "dropout", step, place).integers(2**63)))
+    def _seed_dropout(self, step: int, micro: int) -> None:
+        """Seed dropout by the micro-batch's number in the global batch, whichever rank computes it."""
+        torch.manual_seed(int(stream(self.run.recipe.run.seed, "dropout", step, micro).integers(2**63)))
 
     def report(self, step: int) -> None:
         """Write a row of metrics over the steps since the last one."""

@@ -32,10 +32,10 @@ class Tally:
         self._add(self._names.index(name), losses.nll)
         self._add(len(self._names), trained)
 
-    def _add(self, place: int, values: torch.Tensor) -> None:
+    def _add(self, index: int, values: torch.Tensor) -> None:
         finite = torch.isfinite(values.detach())
-        self._sums[place, 0] += torch.where(finite, values.detach().double(), 0.0).mean()
-        self._sums[place, 1] += finite.double().mean()
+        self._sums[index, 0] += torch.where(finite, values.detach().double(), 0.0).mean()
+        self._sums[index, 1] += finite.double().mean()
 
     def read(self) -> dict[str, float]:
         """Mean loss over all ranks since the last reading, per objective (nats/token); empties the tally."""

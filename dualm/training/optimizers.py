@@ -39,43 +39,56 @@ def clip_by_norm(parameters: Iterable[torch.Tensor], norm: torch.Tensor, limit: 
                 parameter.grad.mul_(factor)
 
 
-def adamw_groups(named: NamedParameters, config: OptimizerConfig) -> list[dict[str, Any]]:
+def decay_groups(named: NamedParameters, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Matrices decay, gains don't (Loshchilov & Hutter 2019, decoupled weight decay)."""
     split: dict[bool, list[nn.Parameter]] = defaultdict(list)
     for _, parameter in named:
         split[parameter.ndim >= 2].append(parameter)
-    common = {"lr": config.lr, "lr_scale": 1.0, "betas": tuple(config.betas), "eps": config.eps}
+    common = {"lr": config.lr, "lr_scale": 1.0}
     return [
         {"params": parameters, "decays": decays, "weight_decay": config.weight_decay * decays, **common}
         for decays, parameters in split.items()
     ]
 
 
-class AdamW(torch.optim.AdamW):
-    """torch's AdamW that also clips and refuses non-finite gradients, for ZeRO stage 0.
+def clipping(kind: type[Any]) -> type[Any]:
+    """The optimizer class, which also clips by its `clip` and skips non-finite gradients: for ZeRO stage 0.
 
     Stages 1-3 do both inside DeepSpeed. At stage 0 nobody does, so this class follows the protocol of
     DeepSpeed's own optimizers: `overflow` says that the step was not taken, `_global_grad_norm` is logged.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], clip: float):
-        super().__init__(groups)
-        self.clip, self.overflow, self._global_grad_norm = clip, False, 0.0
+    class Clipping(kind):  # type: ignore[misc, valid-type]
+        clip, overflow, _global_grad_norm = 0.0, False, 0.0
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        norm = gradient_norm(parameters, partitioned=False)
-        clip_by_norm(parameters, norm, self.clip)
-        self._global_grad_norm = norm.item()  # DeepSpeed reads the norm every step at the other stages, too
-        self.overflow = not math.isfinite(self._global_grad_norm)
-        if not self.overflow:
-            super().step()
+        @torch.no_grad()
+        def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+            parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+            norm = gradient_norm(parameters, partitioned=False)
+            clip_by_norm(parameters, norm, self.clip)
+            self._global_grad_norm = norm.item()  # DeepSpeed reads the norm every step at the other stages, too
+            self.overflow = not math.isfinite(self._global_grad_norm)
+            if not self.overflow:
+                super().step()
+
+    return Clipping
+
+
+def at_stage(
+    kind: type[Any], groups: list[dict[str, Any]], config: OptimizerConfig, zero_stage: int
+) -> torch.optim.Optimizer:
+    """A torch optimizer of any class over `groups`, clipping by itself where ZeRO does not."""
+    if zero_stage > 0:
+        return kind(groups)
+    optimizer: Any = clipping(kind)(groups)
+    optimizer.clip = config.clip
+    return optimizer
 
 
 def adamw(named: NamedParameters, config: OptimizerConfig, zero_stage: int) -> torch.optim.Optimizer:
-    groups = adamw_groups(named, config)
-    return AdamW(groups, config.clip) if zero_stage == 0 else torch.optim.AdamW(groups)
+    adam = {"betas": tuple(config.betas), "eps": config.eps}
+    groups = [group | adam for group in decay_groups(named, config)]
+    return at_stage(torch.optim.AdamW, groups, config, zero_stage)
 
 
 def update_scale(rows: int, columns: int) -> float:
@@ -104,7 +117,8 @@ def muon_groups(named: NamedParameters, config: OptimizerConfig) -> list[dict[st
             by_shape[parameter.shape].append(parameter)
         else:
             rest.append((name, parameter))
-    groups: list[dict[str, Any]] = [{**group, "use_muon": False} for group in adamw_groups(rest, config)]
+    adam = {"betas": tuple(config.betas), "eps": config.eps, "use_muon": False}
+    groups: list[dict[str, Any]] = [group | adam for group in decay_groups(rest, config)]
     for (rows, columns), parameters in by_shape.items():
         scale = update_scale(rows, columns) / math.sqrt(max(1.0, rows / columns))
         groups.append(

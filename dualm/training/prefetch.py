@@ -13,8 +13,8 @@ Item = TypeVar("Item")
 class Prefetcher(Generic[Item]):
     """Iterates over `source` with up to `depth` items made ahead; an error in the source is raised here.
 
-    Loading has no state of its own: the source is a function of the step it starts from, so whatever was
-    made ahead when a run stopped is simply made again.
+    Loading has no state of its own: the source is a function of the step it starts from, so batches
+    made ahead when a run stopped are made again.
     """
 
     def __init__(self, source: Iterable[Item], depth: int):

@@ -1,4 +1,4 @@
-"""One analysed sweep, shared by the tests of what is shown of it."""
+"""One analysed sweep, shared by the tests of its presentation."""
 
 from __future__ import annotations
 

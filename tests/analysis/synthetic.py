@@ -1,4 +1,4 @@
-"""A results table as a sweep of fifty runs would leave it, with overfitting where the objective repeats too often."""
+"""The results table of a synthetic sweep of fifty runs, which overfit where the objective repeats too often."""
 
 from __future__ import annotations
 

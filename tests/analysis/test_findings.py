@@ -1,4 +1,4 @@
-"""Every verdict can come out: worlds in which the paper holds, in which it does not, and too little to tell."""
+"""Every verdict can occur: with results as published, with opposite results, and with too few runs."""
 
 from __future__ import annotations
 
@@ -52,21 +52,21 @@ def published() -> Analysis:
     return analyze(world(True))
 
 
-def test_a_world_as_published_shows_it(published: Analysis) -> None:
+def test_results_as_published_show_the_claims(published: Analysis) -> None:
     assert {finding.key: finding.verdict for finding in published.findings} == dict.fromkeys("abcd", "shows")
     rise = published.findings[0].parts[0].figures
     assert rise["R"] == 128
     assert rise["gap"] == pytest.approx(0.88, abs=0.15)
 
 
-def test_another_world_does_not() -> None:
+def test_opposite_results_do_not() -> None:
     verdicts = {finding.key: finding for finding in analyze(world(False)).findings}
     assert [finding.verdict for finding in verdicts.values()].count("does not show") >= 3
     assert verdicts["a"].verdict == verdicts["b"].verdict == verdicts["d"].verdict == "does not show"
     assert verdicts["c"].verdict != "shows"
 
 
-def test_four_runs_tell_nothing_and_say_so() -> None:
+def test_four_runs_cannot_tell_and_the_reason_is_given() -> None:
     few = world(True)
     few = few[few["R"].eq(8) & few["alpha"].isin([0.25, 0.5])]
     analysis = analyze(few)
@@ -91,22 +91,22 @@ def test_all_numbers_are_written(published: Analysis, tmp_path: Path) -> None:
     assert [finding["key"] for finding in content["findings"]] == list("abcd")
     assert content["surfaces"]["ar"]["leave_one_out"]["r2"] > 0.9
     assert len(pd.read_csv(tmp_path / "deep" / "out" / "overfitting.csv")) == 180
-    chances = (
+    probabilities = (
         pd.read_csv(tmp_path / "deep" / "out" / "probability_best.csv").groupby(["reading", "R"])["probability"].sum()
     )
-    np.testing.assert_allclose(chances, 1)
+    np.testing.assert_allclose(probabilities, 1)
 
 
 def test_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dualm.analysis.report.write_report", lambda *_: "a page")  # has tests of its own
+    monkeypatch.setattr("dualm.analysis.report.write_report", lambda *_: "a page")  # it has its own tests
     table = synthetic.results(validations=8)
     table[table["R"].isin([1, 16, 128])].to_csv(tmp_path / "results.csv", index=False)
     assert main(["analyze", str(tmp_path), "--suggest", "2"]) == 0
-    said = capsys.readouterr().out
-    assert "best alpha, ar" in said
-    assert "left out: 1 runs not finished: R128-alpha1-seed0" in " ".join(said.split())
+    printed = capsys.readouterr().out
+    assert "best alpha, ar" in printed
+    assert "left out: 1 runs not finished: R128-alpha1-seed0" in " ".join(printed.split())
     points = yaml.safe_load((tmp_path / "analysis" / "suggested.yaml").read_text())["points"]
     assert [set(point) for point in points] == [{"data.repetitions", "objective.alpha"}] * 2
 
@@ -116,4 +116,4 @@ def test_a_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err.startswith(f"dualm: {tmp_path}: holds no results")
     synthetic.results().head(32).to_csv(tmp_path / "results.csv", index=False)
     assert main(["analyze", str(tmp_path), "--suggest", "1"]) == 2
-    assert "expected runs enough for a surface" in capsys.readouterr().err
+    assert "expected enough runs for a surface" in capsys.readouterr().err

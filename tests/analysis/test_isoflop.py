@@ -1,4 +1,4 @@
-"""Iso-FLOP scaling: known laws come back within their intervals, and what the sizes do not hold is said."""
+"""Iso-FLOP scaling: known laws are recovered within their intervals, and minima beyond the sizes are reported."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class Chinchilla:
     def loss(self, flops: float, size: float) -> float:
         return self.E + self.A / size**self.a + self.B / (flops / 6 / size) ** self.b
 
-    def least(self, flops: float) -> float:
+    def lowest(self, flops: float) -> float:
         return self.loss(flops, self.size(flops))
 
     def compute(self, loss: float) -> float:
         """The FLOPs whose best loss is `loss`."""
         tried = np.geomspace(1e12, 1e26, 8001)
-        return float(np.exp(np.interp(-loss, [-self.least(flops) for flops in tried], np.log(tried))))
+        return float(np.exp(np.interp(-loss, [-self.lowest(flops) for flops in tried], np.log(tried))))
 
 
 LAWS = {"ar": Chinchilla(1.7, 400, 410), "md": Chinchilla(1.7, 560, 570)}
@@ -61,7 +61,7 @@ LAWS = {"ar": Chinchilla(1.7, 400, 410), "md": Chinchilla(1.7, 560, 570)}
 def runs(
     law: Chinchilla, noise: float, seed: int = 0, budgets=BUDGETS, sizes: int = 5, off: float = 0.2
 ) -> pd.DataFrame:  # type: ignore[no-untyped-def]
-    """`sizes` at each budget, a factor of 1.7 apart; `off` is how far their middle lies from the best, in such steps."""
+    """`sizes` at each budget, a factor of 1.7 apart; `off` is the distance of their middle from the best, in such steps."""
     draw = np.random.default_rng(seed)
     grid = [(flops, law.size(flops) * 1.7 ** (n - (sizes - 1) / 2 + off)) for flops in budgets for n in range(sizes)]
     points = pd.DataFrame(grid, columns=["flops", "N"])
@@ -70,7 +70,7 @@ def runs(
 
 
 def as_table(points: dict[str, pd.DataFrame], repetitions: int = 1) -> pd.DataFrame:
-    """The results table of a sweep with these last losses; the other objective reads badly."""
+    """The results table of a sweep with these last losses; the other reading has a high loss."""
     tables = []
     for reading, alpha, own, other in (
         ("ar", 1.0, "valid/ar_nll", "valid/md_nelbo"),
@@ -97,14 +97,14 @@ def as_table(points: dict[str, pd.DataFrame], repetitions: int = 1) -> pd.DataFr
     return pd.concat(tables, ignore_index=True)
 
 
-def test_known_laws_come_back() -> None:
+def test_known_laws_are_recovered() -> None:
     law = LAWS["ar"]
     fit = fit_isoflop(runs(law, 1e-5), "ar")
     assert [profile.where for profile in fit.profiles] == ["inside"] * 4
     for profile in fit.profiles:
-        assert profile.best["N"] == pytest.approx(law.size(profile.flops), rel=0.03)  # a parabola is not quite it
+        assert profile.best["N"] == pytest.approx(law.size(profile.flops), rel=0.03)  # a parabola is not exact
         assert profile.best["D"] == pytest.approx(profile.flops / 6 / profile.best["N"], rel=0.01)
-        assert profile.best["loss"] == pytest.approx(law.least(profile.flops), abs=0.002)
+        assert profile.best["loss"] == pytest.approx(law.lowest(profile.flops), abs=0.002)
     assert fit.laws["N"].exponent == pytest.approx(law.size_power, abs=0.003)
     assert fit.laws["D"].exponent == pytest.approx(1 - law.size_power, abs=0.003)
     assert fit.laws["loss"].form == "E + k C^p"
@@ -113,21 +113,21 @@ def test_known_laws_come_back() -> None:
 
 
 @pytest.mark.parametrize("reading", ["ar", "md"])
-def test_intervals_hold_the_truth_as_often_as_they_say(reading: str) -> None:
+def test_intervals_have_their_nominal_coverage(reading: str) -> None:
     law = LAWS[reading]
     truth = {"N": law.size_power, "D": 1 - law.size_power, "loss": -law.a * law.b / (law.a + law.b)}
-    held: dict[str, list[bool]] = {name: [] for name in truth}
+    covered: dict[str, list[bool]] = {name: [] for name in truth}
     for seed in range(40):
         fit = fit_isoflop(runs(law, 0.004, seed), reading)
         for name, exponent in truth.items():
-            held[name].append(fit.laws[name].exponent_low <= exponent <= fit.laws[name].exponent_high)
-    assert all(sum(each) >= 31 for each in held.values())  # of 40 at 90 %: fewer has probability 0.02
+            covered[name].append(fit.laws[name].exponent_low <= exponent <= fit.laws[name].exponent_high)
+    assert all(sum(each) >= 31 for each in covered.values())  # of 40 at 90 %: fewer has probability 0.02
     one = fit_isoflop(runs(law, 0.004), reading).laws["N"]
-    assert one.exponent_high - one.exponent_low < 0.1  # and they say something
+    assert one.exponent_high - one.exponent_low < 0.1  # and they are narrow
 
 
-def test_the_compute_gap_comes_back() -> None:
-    held = []
+def test_the_compute_gap_is_recovered() -> None:
+    covered = []
     for seed in range(20):
         points = {reading: runs(law, 0.003, seed + 100 * (reading == "md")) for reading, law in LAWS.items()}
         _, gap, left_out = isoflop_fits(as_table(points))
@@ -140,11 +140,11 @@ def test_the_compute_gap_comes_back() -> None:
         truth = LAWS["md"].compute(gap.loss) / LAWS["ar"].compute(gap.loss)
         assert 2 < truth < 20
         assert gap.factor == pytest.approx(truth, rel=0.15)
-        held.append(gap.low <= truth <= gap.high)
-    assert sum(held) >= 14  # of 20 at 90 %
+        covered.append(gap.low <= truth <= gap.high)
+    assert sum(covered) >= 14  # of 20 at 90 %
 
 
-def test_no_common_loss_is_no_gap_but_a_bound() -> None:
+def test_without_a_common_loss_there_is_only_a_bound() -> None:
     far = Chinchilla(3.0, 400, 410)
     fits = {"ar": fit_isoflop(runs(LAWS["ar"], 0.001), "ar"), "md": fit_isoflop(runs(far, 0.001), "md")}
 
@@ -152,13 +152,13 @@ def test_no_common_loss_is_no_gap_but_a_bound() -> None:
         pair = {"ar": first, "md": second}
         gap = compute_gap({k: v.laws["loss"] for k, v in pair.items()}, {k: v.best_losses for k, v in pair.items()})
         assert gap.factor is None
-        return gap.told
+        return gap.statement
 
     assert gap_of(fits["ar"], fits["md"]).endswith("so MD needs more than 64 times the compute of AR")
     assert gap_of(fits["md"], fits["ar"]).endswith("so MD needs less than 0.0156 times the compute of AR")
 
 
-def test_a_minimum_beyond_the_sizes_is_said_and_not_used() -> None:
+def test_a_minimum_beyond_the_sizes_is_reported_and_not_used() -> None:
     points = {
         "ar": pd.concat(
             [runs(LAWS["ar"], 0.001, off=4, budgets=BUDGETS[:1]), runs(LAWS["ar"], 0.001, budgets=BUDGETS[1:])]
@@ -168,7 +168,7 @@ def test_a_minimum_beyond_the_sizes_is_said_and_not_used() -> None:
     assert [profile.where for profile in fit.profiles] == ["at most", "inside", "inside", "inside"]
     assert fit.profiles[0].best["N"] == pytest.approx(fit.profiles[0].points["N"].min())
     assert fit.laws["N"].budgets == 3
-    assert fit.laws["loss"].form == "k C^p"  # three minima do not tell E
+    assert fit.laws["loss"].form == "k C^p"  # three minima do not determine E
     assert minima_table([fit])["where"].tolist() == ["at most", "inside", "inside", "inside"]
     beyond = as_table({"ar": runs(LAWS["ar"], 0.001, off=-4)})
     fits, gap, left_out = isoflop_fits(beyond)
@@ -176,7 +176,7 @@ def test_a_minimum_beyond_the_sizes_is_said_and_not_used() -> None:
     assert not fits[0].laws
     assert gap is None
     assert (
-        "power laws of AR (alpha = 1): got 0 of 4 budgets with their least loss inside the sizes tried" in left_out[-1]
+        "power laws of AR (alpha = 1): got 0 of 4 budgets with the lowest loss inside the sizes tried" in left_out[-1]
     )
 
 
@@ -194,7 +194,7 @@ def test_three_sizes_give_minima_without_intervals(tmp_path: Path) -> None:
         assert all(profile.is_inside and not profile.has_intervals for profile in fit.profiles)
         assert np.isnan(fit.laws["N"].exponent_low)
     assert analysis.gap
-    assert re.fullmatch(r"for [\d.]+ nats/token MD needs [\d.]+ times the compute of AR", analysis.gap.told)
+    assert re.fullmatch(r"for [\d.]+ nats/token MD needs [\d.]+ times the compute of AR", analysis.gap.statement)
     shown = io.StringIO()
     Console(file=shown, width=200).print(summary(analysis))
     shown.write(write_report(table, analysis, tmp_path).read_text().replace(get_plotlyjs(), ""))
@@ -207,7 +207,7 @@ def test_too_few_sizes_are_left_out_with_one_line() -> None:
     fits, gap, left_out = isoflop_fits(few)
     assert (fits, gap) == ([], None)
     assert left_out == [
-        f"iso-FLOP of {name}: got 3 sizes or more at 0 budgets of 8 finished runs, expected that at 2 budgets at least"
+        f"iso-FLOP of {name}: got 3 sizes or more at 0 budgets of 8 finished runs, expected at least 2 budgets"
         for name in ("AR (alpha = 1)", "MD (alpha = 0)")
     ]
     with pytest.raises(UserError, match="at 1 budgets of 5 finished runs"):
@@ -216,11 +216,11 @@ def test_too_few_sizes_are_left_out_with_one_line() -> None:
     assert older[0] == "iso-FLOP of AR (alpha = 1): got a table without the column 'flops', expected one with it"
 
 
-def test_a_sweep_over_repetition_says_nothing_of_compute() -> None:
+def test_a_sweep_over_repetition_has_no_iso_flop_fit() -> None:
     assert isoflop_fits(results()) == ([], None, [])
 
 
-def test_a_sweep_at_one_R_is_analysed_whole(tmp_path: Path) -> None:
+def test_a_sweep_at_one_R_is_analysed(tmp_path: Path) -> None:
     table = as_table({reading: runs(law, 0.002) for reading, law in LAWS.items()})
     analysis = analyze(table)
     assert analysis.left_out == ["surfaces, scaling of repeated data, findings: no mixture, and all runs at R = 1"]
@@ -234,7 +234,7 @@ def test_a_sweep_at_one_R_is_analysed_whole(tmp_path: Path) -> None:
     drawn = charts(table, analysis)
     assert [chart.name for chart in drawn[:2]] == ["isoflop", "isoflop-laws"]
     assert analysis.gap is not None
-    assert analysis.gap.told in drawn[1].caption
+    assert analysis.gap.statement in drawn[1].caption
     page = write_report(table, analysis, tmp_path).read_text()
     assert "How size, tokens and loss grow with compute" in page
     assert 'id="findings"' not in page

@@ -1,4 +1,4 @@
-"""The notebooks: clean in git, and they run from top to bottom on the committed results."""
+"""The notebooks have no output in git, and run from top to bottom on the committed results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The least point and the gap, on curves whose answer is known."""
+"""The lowest loss and the gap, on curves with a known answer."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def table(losses: np.ndarray, se: float = 0.02, finished: bool = True) -> pd.Dat
 
 
 def valley(noise: float, seed: int, rise: float = 0.4) -> np.ndarray:
-    """Least at 1.2e6 tokens; 0.4 nats/token above it at the end."""
-    away = (TOKENS - 1.2e6) / 0.8e6
-    return 4 + rise * away**2 + noise * np.random.default_rng(seed).standard_normal(len(TOKENS))
+    """The minimum is at 1.2e6 tokens; the end is 0.4 nats/token above it."""
+    distance = (TOKENS - 1.2e6) / 0.8e6
+    return 4 + rise * distance**2 + noise * np.random.default_rng(seed).standard_normal(len(TOKENS))
 
 
-def test_the_least_point_and_the_gap_of_a_valley() -> None:
+def test_the_lowest_loss_and_the_gap_of_a_valley() -> None:
     (row,) = overfitting(table(valley(0, 0))).to_dict("records")
     assert row["tokens_least"] == pytest.approx(1.2e6)
     assert row["epochs_least"] == pytest.approx(4.8)
@@ -42,10 +42,10 @@ def test_the_least_point_and_the_gap_of_a_valley() -> None:
     assert row["tokens_low"] < 1.2e6 < row["tokens_high"] < TOKENS[-1]
 
 
-def test_the_band_holds_the_true_least_and_flat_curves_do_not_overfit() -> None:
+def test_the_band_covers_the_true_minimum_and_flat_curves_do_not_overfit() -> None:
     rows = pd.concat([overfitting(table(valley(0.01, seed), se=0.0)) for seed in range(200)])
-    held = ((rows["tokens_low"] <= 1.2e6) & (rows["tokens_high"] >= 1.2e6)).mean()
-    assert held >= 0.95
+    covered = ((rows["tokens_low"] <= 1.2e6) & (rows["tokens_high"] >= 1.2e6)).mean()
+    assert covered >= 0.95
     assert (rows["tokens_high"] - rows["tokens_low"]).mean() < 0.8e6
     flat = pd.concat([overfitting(table(valley(0.01, seed, rise=0), se=0.0)) for seed in range(200)])
     assert flat["overfits"].mean() <= 0.1
@@ -57,7 +57,7 @@ def test_falling_curves_have_no_gap() -> None:
     assert row["tokens_least"] == row["tokens_high"] == TOKENS[-1]
 
 
-def test_a_difference_on_the_same_windows_is_known_better_than_its_ends() -> None:
+def test_a_difference_on_the_same_windows_has_a_smaller_error_than_its_terms() -> None:
     assert difference_error(np.array(0.02), 0.02, correlation=1.0) == pytest.approx(0)
     assert difference_error(np.array(0.02), 0.02, correlation=0.0) == pytest.approx(0.02 * np.sqrt(2))
     assert difference_error(np.array(0.02), 0.02) < 0.01
@@ -72,7 +72,7 @@ def test_jitter_is_that_of_single_points_at_any_spacing() -> None:
     assert jitter(tokens[:4], np.ones(4)) == 0
 
 
-def test_unfinished_runs_and_absent_readings_are_passed_over() -> None:
+def test_unfinished_runs_and_absent_readings_are_skipped() -> None:
     assert overfitting(table(valley(0, 0), finished=False)).empty
     assert set(overfitting(table(valley(0, 0)))["reading"]) == {"ar"}
     assert len(curve(table(valley(0, 0), finished=False), "one", "ar")) == 40

@@ -1,4 +1,4 @@
-"""The report: numbers that reach the page, a page that works in a real browser, figures that show something."""
+"""The report: its numbers are on the page, the page works in a real browser, and no figure is empty."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from plotly.offline import get_plotlyjs
 
 from dualm.analysis import figures
 from dualm.analysis.analyze import Analysis
-from dualm.analysis.charts import Chart, alpha_colour, alpha_label
+from dualm.analysis.charts import Chart, alpha_colour
 from dualm.analysis.findings import Finding, Part
 from dualm.analysis.page import Cell, Page, render
-from dualm.analysis.report import charts, write_report
+from dualm.analysis.report import TERMS, charts, write_report
 from dualm.analysis.table import POOL
+from dualm.sweep.labels import alpha_label
 
 CHROMIUM = shutil.which("chromium")
 browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
@@ -36,10 +37,10 @@ PROBE = """
   const n = heads.findIndex(head => head.textContent === "AR NLL, end");
   const seen = { width: innerWidth, needed: document.documentElement.scrollWidth,
                  requests: performance.getEntriesByType("resource").length, plots: {}, sorted: [], shown: [] };
-  for (const place of document.querySelectorAll(".plot")) {
-    const { width, right } = place.querySelector(".main-svg").getBoundingClientRect();
-    seen.plots[place.id] = { traces: place.data.length, width, right,
-                             drawn: place.querySelectorAll(".scatterlayer .trace, .heatmaplayer image").length };
+  for (const element of document.querySelectorAll(".plot")) {
+    const { width, right } = element.querySelector(".main-svg").getBoundingClientRect();
+    seen.plots[element.id] = { traces: element.data.length, width, right,
+                             drawn: element.querySelectorAll(".scatterlayer .trace, .heatmaplayer image").length };
   }
   for (let press = 0; press < 2; press++) { heads[n].click(); seen.sorted.push(column(n)); }
   const visible = () => document.querySelector("figure[id^=curves]:not(.hidden)").id;
@@ -69,8 +70,8 @@ def report(table: pd.DataFrame, analysis: Analysis, tmp_path_factory: pytest.Tem
 
 
 def opened(folder: Path, width: int) -> tuple[dict[str, Any], str]:
-    """What the probe saw in a window of `width` pixels, and what the browser complained of."""
-    frame = folder / f"frame-{width}.html"  # a window is never narrower than 500 pixels, a frame is
+    """What the probe saw in a window of `width` pixels, and the error output of the browser."""
+    frame = folder / f"frame-{width}.html"  # a window cannot be narrower than 500 pixels, but a frame can
     frame.write_text(FRAME % width)
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
     command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=60000", "--window-size=1400,1000"]
@@ -84,18 +85,18 @@ def opened(folder: Path, width: int) -> tuple[dict[str, Any], str]:
 
 @browser
 @pytest.mark.parametrize("width", [375, 1200])
-def test_a_browser_draws_every_figure_and_asks_for_nothing(report: Path, drawn: list[Chart], width: int) -> None:
-    seen, complaints = opened(report, width)
-    assert "CONSOLE" not in complaints, complaints  # no script error, nothing refused
+def test_a_browser_draws_every_figure_without_requests(report: Path, drawn: list[Chart], width: int) -> None:
+    seen, errors = opened(report, width)
+    assert "CONSOLE" not in errors, errors  # no script error, no blocked request
     assert seen["requests"] == 0
     assert seen["width"] == width
-    assert seen["needed"] <= width  # nothing to scroll sideways for
+    assert seen["needed"] <= width  # no horizontal scrolling
     assert seen["plots"].keys() == {f"{chart.name}-{n}" for chart in drawn for n in range(len(chart.panels))}
-    for place, plot in seen["plots"].items():
-        assert plot["drawn"] > 0, place
-        assert plot["drawn"] <= plot["traces"], place
-        assert 200 < plot["width"] < width, place
-        assert plot["right"] <= width, place
+    for name, plot in seen["plots"].items():
+        assert plot["drawn"] > 0, name
+        assert plot["drawn"] <= plot["traces"], name
+        assert 200 < plot["width"] < width, name
+        assert plot["right"] <= width, name
 
 
 @browser
@@ -105,7 +106,7 @@ def test_the_table_sorts_and_figures_can_be_chosen(report: Path, table: pd.DataF
     assert len(up) == 49
     assert up == sorted(up)
     assert down == up[::-1]
-    assert all(values[-1] == "" for values in seen["sorted"])  # the unfinished run has no loss, and stands last
+    assert all(values[-1] == "" for values in seen["sorted"])  # the unfinished run has no loss and comes last
     assert seen["shown"] == ["curves-ar", "curves-md"]
     assert seen["faded"] > 0
 
@@ -118,12 +119,13 @@ def test_the_page_is_self_contained(report: Path) -> None:
     assert "connect-src" not in own
 
 
-def test_what_was_found_and_what_was_left_out_is_said(report: Path, analysis: Analysis) -> None:
+def test_findings_and_omissions_are_on_the_page(report: Path, analysis: Analysis) -> None:
     text = html.unescape((report / "report.html").read_text(encoding="utf-8"))
     statements = [part.statement for finding in analysis.findings for part in finding.parts]
     assert statements
-    assert [said for said in [*statements, *analysis.left_out] if said not in text] == []
+    assert [line for line in [*statements, *analysis.left_out] if line not in text] == []
     assert "49 of 50 runs finished" in text
+    assert all(definition in text for _, definition in TERMS)
     assert "at step 1024" in text
 
 
@@ -142,14 +144,14 @@ def test_a_figure_is_the_same_file_each_time(drawn: list[Chart], tmp_path: Path)
     assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
 
 
-def test_every_chart_tells_its_units(drawn: list[Chart]) -> None:
+def test_every_chart_shows_its_units(drawn: list[Chart]) -> None:
     axes = {axis.title for chart in drawn for panel in chart.panels for axis in (panel.x, panel.y)}
-    losses = [title for title in axes if any(word in title for word in ("NLL", "NELBO", "measured", "foretold"))]
+    losses = [title for title in axes if any(word in title for word in ("NLL", "NELBO", "measured", "predicted"))]
     assert len(losses) >= 5
     assert all("nats/token" in title for title in losses)
 
 
-def test_without_surface_or_fit_the_curves_are_left(table: pd.DataFrame, analysis: Analysis) -> None:
+def test_without_surface_or_fit_the_curves_remain(table: pd.DataFrame, analysis: Analysis) -> None:
     bare = dataclasses.replace(analysis, surfaces={}, best={}, probabilities={}, scaling=[])
     assert [chart.name for chart in charts(table, bare)] == ["curves-ar", "curves-md", "curves-prefix"]
 
@@ -158,7 +160,9 @@ def test_ratios_differ_in_lightness_as_well_as_in_hue() -> None:
     colours = np.array([[int(alpha_colour(a)[i : i + 2], 16) / 255 for i in (1, 3, 5)] for a in POOL])
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
     lightness = 116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16
-    assert np.diff(lightness).min() > 2  # grows from 0 to 1: the order survives any colour vision, and a grey print
+    assert (
+        np.diff(lightness).min() > 2
+    )  # rises from 0 to 1, so the order is visible with any colour vision and in a grey print
 
 
 @pytest.mark.parametrize(
@@ -168,8 +172,8 @@ def test_ratios_are_written_as_published(alpha: float, label: str) -> None:
     assert alpha_label(alpha) == label
 
 
-def test_names_from_data_are_text_and_no_markup() -> None:
+def test_names_from_data_are_text_and_not_markup() -> None:
     evil = '</script><script>alert("x")</script>'
     finding = Finding("a", evil, "shows", [Part("shows", evil, {})])
-    page = Page("t", evil, [finding], [evil], [], [evil], [[Cell(evil, evil)]], evil)
+    page = Page("t", evil, [(evil, evil)], [finding], [evil], [], [evil], [[Cell(evil, evil)]], evil)
     assert "<script>alert" not in render(page).replace(get_plotlyjs(), "")

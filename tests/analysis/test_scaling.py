@@ -1,4 +1,4 @@
-"""Data-constrained scaling: a known half-life comes back, and one that the runs cannot tell is not told."""
+"""Data-constrained scaling: a known R_D* is recovered, and one that the runs do not determine is not reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_effective_data_is_the_tokens_at_first_and_saturates() -> None:
 
 
 @pytest.mark.parametrize("half_life", [15.0, 120.0])
-def test_a_known_half_life_comes_back(half_life: float) -> None:
+def test_a_known_half_life_is_recovered(half_life: float) -> None:
     fits = [fit_scaling(runs(half_life, 0.003, seed), "AR", "ar") for seed in range(10)]
     assert all(fit.determined == "yes" for fit in fits)
     assert np.mean([fit.half_life for fit in fits]) == pytest.approx(half_life, rel=0.05)
@@ -40,27 +40,29 @@ def test_a_known_half_life_comes_back(half_life: float) -> None:
     assert fits[0].effective_data(1e6, 1) == pytest.approx(1e6)
 
 
-def test_sizes_get_a_term_of_their_own() -> None:
+def test_sizes_have_their_own_term() -> None:
     fit = fit_scaling(runs(15, 0.001, budgets=BUDGETS[:2], sizes=(1e7, 4e7, 1.6e8)), "AR", "ar")
     assert fit.size_exponent is not None
     assert fit.half_life == pytest.approx(15, rel=0.1)
     assert fit.residual < 0.002
 
 
-def test_an_outlier_does_not_decide() -> None:
+def test_an_outlier_has_little_influence() -> None:
     points = runs(15, 0.001)
     points.loc[5, "loss"] *= 1.3
     assert fit_scaling(points, "AR", "ar").half_life == pytest.approx(15, rel=0.05)
 
 
-def test_a_half_life_far_beyond_one_small_sweep_is_not_told() -> None:
+def test_a_half_life_far_beyond_one_small_sweep_is_not_reported() -> None:
     fits = [fit_scaling(runs(400, 0.003, seed, BUDGETS[-1:]), "MD", "md", 494) for seed in range(3)]
     assert all(fit.determined in ("no", "at least", "at most") for fit in fits)
     assert all(fit.half_life_low <= 400 <= fit.half_life_high for fit in fits)
-    assert {"no": "not determined by these runs"}.get(fits[0].determined, fits[0].told) == fits[0].told
+    assert {"no": "not determined by these runs"}.get(fits[0].determined, fits[0].half_life_label) == fits[
+        0
+    ].half_life_label
 
 
-def test_too_few_runs_are_said() -> None:
+def test_too_few_runs_are_reported() -> None:
     with pytest.raises(UserError, match="scaling of AR: got 3 finished runs at 3 R"):
         fit_scaling(runs(15, 0).head(3), "AR", "ar")
 

@@ -1,4 +1,4 @@
-"""The response surface: known optima come back, with intervals that hold."""
+"""The response surface: known optima are recovered, and intervals have their nominal coverage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def optimum(R: np.ndarray) -> np.ndarray:
 
 
 def losses(R: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Nats per token: a valley with steep walls, and a cliff where AR is not trained."""
+    """Nats per token: a valley with steep walls, and a much higher loss where AR is not trained."""
     z = separate(alpha)
     valley = 0.15 * np.sqrt(1 + ((z - optimum(R)) / 1.5) ** 2)
     return 4 + valley + 0.05 * np.log2(R) + 2 * np.exp(-(z + 6.24))
@@ -54,19 +54,19 @@ def test_ratios_are_separated_in_order() -> None:
     np.testing.assert_allclose(unite(separate(np.array(POOL))), POOL, atol=1e-12)
 
 
-def test_intervals_of_a_known_optimum_hold_as_often_as_they_say() -> None:
+def test_intervals_of_a_known_optimum_have_their_nominal_coverage() -> None:
     fine = unite(np.linspace(separate(np.array(0.0)), separate(np.array(1.0)), 2001))
     true = separate(np.array([fine[losses(np.full(2001, R), fine).argmin()] for R in REPETITIONS]))
-    held, inside, errors = [], [], []
+    covered, inside, errors = [], [], []
     for seed in range(100):
         surface = fit_surface(sample(seed), "ar", restarts=0)
         best = best_alpha(surface, REPETITIONS.tolist())
         low, alpha, high = (separate(best[name].to_numpy()) for name in ("low", "alpha", "high"))
-        held.append((low - 0.13 <= true) & (true <= high + 0.13))  # half a step of the grid of ratios
+        covered.append((low - 0.13 <= true) & (true <= high + 0.13))  # half a step of the grid of ratios
         errors.append(np.abs(alpha - true))
         inside.append(list(surface.leave_one_out().inside.values()))
-    assert 0.86 <= np.mean(held) <= 0.98
-    assert np.min(np.mean(held, axis=0)) >= 0.8
+    assert 0.86 <= np.mean(covered) <= 0.98
+    assert np.min(np.mean(covered, axis=0)) >= 0.8
     assert np.mean(errors) < 0.6  # half the distance of two published ratios
     np.testing.assert_allclose(np.mean(inside, axis=0), [0.5, 0.8, 0.95], atol=0.1)
 
@@ -85,7 +85,7 @@ def test_leave_one_out_in_closed_form_is_refitting() -> None:
         assert closed["predicted"][left] == pytest.approx(surface.warp.inverse(mean)[0], rel=1e-6)
 
 
-def test_a_warp_is_undone_and_its_slope_is_its_derivative() -> None:
+def test_a_warp_has_an_inverse_and_its_slope_is_its_derivative() -> None:
     for higher_is_better in (False, True):
         warp = fit_surface(sample(0), "ar", higher_is_better, restarts=0).warp
         values = np.linspace(4.3, 4.8, 5)
@@ -95,14 +95,14 @@ def test_a_warp_is_undone_and_its_slope_is_its_derivative() -> None:
 
 
 def test_errors_of_single_points_count() -> None:
-    """A point measured badly moves the surface less."""
+    """A point with a large error moves the surface less."""
     points = sample(1)
     points.loc[0, "value"] += 1.0
     R, alpha = (np.array([points.loc[0, name]]) for name in ("R", "alpha"))
     true = losses(R, alpha)[0]
     plain = fit_surface(points.assign(se=0.01), "ar", restarts=0).predict(R, alpha)["median"][0]
-    told = fit_surface(points.assign(se=np.where(points.index == 0, 1.0, 0.01)), "ar", restarts=0)
-    assert abs(told.predict(R, alpha)["median"][0] - true) < 0.25 * abs(plain - true) + 0.02
+    weighted = fit_surface(points.assign(se=np.where(points.index == 0, 1.0, 0.01)), "ar", restarts=0)
+    assert abs(weighted.predict(R, alpha)["median"][0] - true) < 0.25 * abs(plain - true) + 0.02
 
 
 def test_the_published_averages(published: pd.DataFrame) -> None:
@@ -117,13 +117,13 @@ def test_the_published_averages(published: pd.DataFrame) -> None:
     assert (best["low"] <= best["high"]).all()
 
 
-def test_too_few_points_are_told_in_a_line(published: pd.DataFrame) -> None:
+def test_too_few_points_are_one_line(published: pd.DataFrame) -> None:
     with pytest.raises(UserError, match="surface of average: got 4 runs at 2 R and 3 alpha"):
         fit_surface(published.head(4), "average")
 
 
 def test_suggestions_are_uncertain_and_near_the_optimum(tmp_path: Path) -> None:
-    """With R = 32 known at its ends alone, that is where to look; and not where the cliff is."""
+    """R = 32 is known only at alpha 0 and 1, so it is suggested first, near its optimum and not at alpha = 0."""
     everywhere = pd.concat([sample(seed, runs=48, noise=0.005) for seed in range(2)])
     points = everywhere[(everywhere["R"] != 32) | everywhere["alpha"].isin([0, 1])]
     chosen = suggest([fit_surface(points, "ar", restarts=0)], 3)

@@ -1,12 +1,15 @@
 """Preparing: made once, used again as long as nothing changed, and never half there."""
 
 import errno
+import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from dualm import config
 from dualm.config import DataConfig
 from dualm.data import prepare as preparing
 from dualm.data.prepare import prepare
@@ -84,10 +87,32 @@ def test_packed_and_rows_share_their_shards_and_pairs_have_their_own(recipe, tmp
         prepare(recipe(dir=str(pairs["||"]), format="pairs", separator="|"), 300)
 
 
-def test_folders_made_before_there_were_formats_stay_usable(recipe):
-    keys = preparing.source_keys(recipe(), 300)
-    assert list(keys) == [f"data.{name}" for name in preparing.DECISIVE_KEYS]
-    assert preparing.source_keys(recipe(separator="x", prompt_field="y"), 300) == keys
+def test_a_key_decides_unless_it_says_otherwise(recipe):
+    """A key that is added to DataConfig and forgotten prepares again; it never uses stale shards."""
+    pairs = recipe(format="pairs")
+    before = preparing.source_keys(pairs, 300)
+    for name, key in config.keys().items():
+        section, _, last = name.partition(".")
+        if section == "data":
+            changed = preparing.source_keys(replace(pairs, **{last: object()}), 300)
+            assert (changed != before) == key.shards or last in ("tokenizer", "format"), name
+    read_later = {name for name, key in config.keys().items() if name.startswith("data.") and not key.shards}
+    assert read_later == {
+        *("data.supervise_prompt", "data.random_length", "data.streaming", "data.shard_tokens", "data.dir"),
+        *("data.tokens", "data.repetitions", "data.keep_in_document"),
+    }
+
+
+def test_folders_made_before_a_key_existed_stay_usable(recipe, capsys):
+    folder = prepare(recipe(), 300)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["source"]["keys"]["data.valid_split"], manifest["source"]["fingerprint"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    capsys.readouterr()
+    prepare(recipe(), 300)
+    assert "used again" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"data\.valid_split=None \(got 'dev'\)"):
+        prepare(recipe(valid_split="dev"), 300)
 
 
 def test_the_line_that_tells_what_was_prepared_counts_pairs(recipe, tmp_path, capsys):
@@ -184,6 +209,8 @@ def test_a_full_disk_leaves_nothing_behind(recipe, tmp_path, monkeypatch):
 
 HANGING = """
 import sys
+from dataclasses import replace
+from dualm import config
 from dualm.config import DataConfig
 from dualm.data import corpus, prepare
 

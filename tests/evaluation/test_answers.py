@@ -225,7 +225,7 @@ def test_a_model_learns_its_pairs_and_answers_them_in_every_mode(tiny: Tiny) -> 
             f"data.{key}"
             for key in ("format=pairs", f"train=[{text}]", f"valid=[{text}]", f"dir={tiny.folder / 'made'}")
         ),
-        *("model.context=16", "train.steps=200", "data.repetitions=400", "checkpoint.every=0"),
+        *("model.context=16", "train.steps=200", "train.micro_batch=8", "data.repetitions=400", "checkpoint.every=0"),
     )
     assert "exceed" not in done.stderr
     model = dualm.load(tiny.folder / "run", device="cpu")

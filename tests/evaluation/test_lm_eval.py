@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from dualm.cli import main
 from dualm.errors import UserError
 from dualm.language_model import LanguageModel
 from dualm.likelihood.modes import MODES, Scoring
+from tests import forked
 from tests.evaluation.test_tasks import local_yaml
 from tests.evaluation.tiny import save_model, write_data
 from tests.test_cli import one_line
@@ -155,7 +155,7 @@ def test_agrees_with_an_export_in_transformers(folder: Path, model: LanguageMode
 def run_lm_eval(arguments: str, data: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     (folder / "mine.yaml").write_text(local_yaml("mine", data / "foundry" / "piqa.jsonl"))
     words = ["lm-eval", "--model", "dualm", "--tasks", str(folder / "mine.yaml"), "--model_args", arguments]
-    return subprocess.run([sys.executable, "-m", "dualm", *words], capture_output=True, text=True, timeout=120)
+    return forked.run(words, folder, timeout=120)
 
 
 def test_the_command_line_knows_us(folder: Path, model: LanguageModel, data: Path, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_file_that_holds_no_samples(
     [
         (["--judge", "nowhere"], "--judge: nowhere: no such folder, expected a Hugging Face causal language model"),
         (["--judge", "{empty}"], "not a Hugging Face causal language model"),
-        (["--reference", "{samples}"], "--reference: got no --judge beside it"),
+        (["--reference", "{samples}"], "--reference: got no --judge"),
         (
             ["--judge", "{judge}", "--reference", "{samples}"],
             "--reference: got 3 samples and 3 texts, expected 20 of each",

@@ -1,10 +1,9 @@
-"""A tiny sweep as a user would run it: three runs of a second each, two at a time."""
+"""A tiny sweep as a user would run it: three runs of one second each, two at a time."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Tiny
+from tests.forked import Forked
 
 SWEEP = """
 base: tiny.yaml
@@ -38,23 +38,21 @@ class TinySweep:
     def table(self) -> str:
         return (self.dir / "results.csv").read_text()
 
-    def command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "dualm", "sweep", "sweep.yaml", *words]
+    def start(self, *words: str) -> Forked:
+        return Forked(["sweep", "sweep.yaml", *words], self.tiny.folder)
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*words), capture_output=True, text=True, cwd=self.tiny.folder, timeout=240, check=False
-        )
+        return self.start(*words).finish()
 
     def rows(self) -> int:
-        """How many rows of metrics the runs have written, all together."""
+        """The number of rows of metrics that all runs have written."""
         files = (self.dir / "runs" / name / "metrics.jsonl" for name in NAMES)
         return sum(file.read_text().count("\n") for file in files if file.exists())
 
 
 @pytest.fixture(scope="session")
 def sweep_in(tiny_in: Callable[[Path], Tiny]) -> Callable[[Path], TinySweep]:
-    """Makes a `TinySweep` in a folder, not run yet."""
+    """Makes a `TinySweep` in a folder, without running it."""
 
     def make(folder: Path) -> TinySweep:
         (folder / "sweep.yaml").write_text(SWEEP)
@@ -67,7 +65,7 @@ def sweep_in(tiny_in: Callable[[Path], Tiny]) -> Callable[[Path], TinySweep]:
 def undisturbed(
     sweep_in: Callable[[Path], TinySweep], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TinySweep, subprocess.CompletedProcess[str]]:
-    """A sweep that ran to its end, and what it said. Not to be changed by a test."""
+    """A sweep that ran to its end, with its output. Tests must not change it."""
     sweep = sweep_in(tmp_path_factory.mktemp("undisturbed"))
     return sweep, sweep.run()
 

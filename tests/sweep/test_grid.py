@@ -1,4 +1,4 @@
-"""A sweep file: which points it means, what they are called, and one line for every mistake in it."""
+"""A sweep file: its points, their names, and one line for every mistake in it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def loaded(tiny: Tiny, text: str, *overrides: str) -> Sweep:
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_every_sweep_can_be_planned(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", str(path), "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert f"{len(load(path).points)} runs" in said
+    printed = capsys.readouterr().out
+    assert f"{len(load(path).points)} runs" in printed
     header = path.read_text().split("\n\n")[0]
     assert all(f"#   {word} " in header for word in ("command", "cost", "expected"))
 
@@ -55,7 +55,7 @@ def test_axes_are_crossed_and_points_added(tiny: Tiny) -> None:
     assert [point.values["run.seed"] for point in sweep.points] == [0] * 6 + [7] * 6  # one seed after the other
 
 
-def test_points_have_whole_recipes(tiny: Tiny) -> None:
+def test_points_have_complete_recipes(tiny: Tiny) -> None:
     sweep = loaded(tiny, "recipe: {train: {steps: 8}}\naxes: {objective.alpha: [63/64]}", "optimizer.lr=0.5")
     (point,) = sweep.points
     assert point.name == "a63_64-s0"
@@ -67,17 +67,17 @@ def test_points_have_whole_recipes(tiny: Tiny) -> None:
     assert loaded(tiny, "axes: {objective.alpha: [0]}", "run.dir=there").dir == Path("there")
 
 
-def test_an_axis_that_a_point_leaves_out_has_the_recipes_value(tiny: Tiny) -> None:
+def test_an_axis_without_a_value_takes_that_of_the_recipe(tiny: Tiny) -> None:
     sweep = loaded(tiny, "points: [{data.repetitions: 2}, {objective.alpha: 1}]")
     assert {point.name for point in sweep.points} == {"R2-a1_2-s0", "R1-a1-s0"}
 
 
-def test_points_may_stand_in_a_file_of_their_own(tiny: Tiny) -> None:
+def test_points_may_be_in_a_separate_file(tiny: Tiny) -> None:
     (tiny.folder / "points.yaml").write_text("- {data.repetitions: [1, 2]}\n")
     assert {point.name for point in loaded(tiny, "points: points.yaml").points} == {"R1-s0", "R2-s0"}
 
 
-def test_names_are_readable_and_fit_for_files() -> None:
+def test_names_are_readable_and_valid_as_file_names() -> None:
     values = {"data.repetitions": 32, "objective.alpha": 255 / 256, "optimizer.name": "muon", "run.seed": 3}
     assert name_of(values) == "R32-a255_256-optimizer.name=muon-s3"
     assert name_of({"objective.alpha": 0.3}) == "a3_10"
@@ -85,7 +85,7 @@ def test_names_are_readable_and_fit_for_files() -> None:
     assert name_of({"objective.alpha": [[0, 1], [1, 0.5]]}) == "a__0__1____1__0.5__"
 
 
-def test_any_front_of_the_order_covers_the_grid(tiny: Tiny) -> None:
+def test_any_first_part_of_the_order_covers_the_grid(tiny: Tiny) -> None:
     sweep = loaded(tiny, "axes: {data.repetitions: [1, 2, 3], objective.alpha: [0, 1/4, 1]}")
     first = [(point.values["data.repetitions"], point.values["objective.alpha"]) for point in sweep.points[:4]]
     assert sorted(first) == [(1, 0), (1, 1), (3, 0), (3, 1)]
@@ -94,14 +94,17 @@ def test_any_front_of_the_order_covers_the_grid(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("axes: {objective.alpa: [0, 1]}", "axes: 'objective.alpa' is no recipe key, did you mean 'objective.alpha'?"),
-        ("axes: {colour: [red]}", "axes: 'colour' is no recipe key"),
+        (
+            "axes: {objective.alpa: [0, 1]}",
+            "axes: 'objective.alpa' is not a recipe key, did you mean 'objective.alpha'?",
+        ),
+        ("axes: {colour: [red]}", "axes: 'colour' is not a recipe key"),
         ("axes: {run.seed: [0, 1]}", "got run.seed, expected under 'seeds:' instead"),
         ("axes: {run.dir: [a]}", "got run.dir, expected under 'dir:' instead"),
         ("axes: {data.repetitions: []}", "expected at least one point"),
         ("seeds: []", "expected at least one point"),
-        ("axes: {data.repetitions: [2, 2]}", "points: R2-s0 is there more than once"),
-        ("points: [{objective.alpha: 1/2}, {objective.alpha: 0.5}]", "points: a1_2-s0 is there more than once"),
+        ("axes: {data.repetitions: [2, 2]}", "points: R2-s0 appears more than once"),
+        ("points: [{objective.alpha: 1/2}, {objective.alpha: 0.5}]", "points: a1_2-s0 appears more than once"),
         ("axes: {objective.alpha: [1/0]}", "objective.alpha: got '1/0', expected a number or a fraction"),
         ("axes: {objective.alpha: [1.5]}", "point a3_2-s0: objective.alpha: got 1.5, expected a number in [0, 1]"),
         ("axes: {data.repetitions: [many]}", "point Rmany-s0: data.repetitions"),

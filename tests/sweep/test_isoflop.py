@@ -44,7 +44,7 @@ def test_every_size_spends_every_budget_to_within_a_step(tiny: Tiny) -> None:
         assert point.values["data.tokens"] == recipe.data.tokens
 
 
-def test_names_tell_budget_size_and_the_other_axes(tiny: Tiny) -> None:
+def test_names_show_budget_size_and_the_other_axes(tiny: Tiny) -> None:
     sweep = loaded(tiny, SECTION)
     sizes = {size.parameter_count(point.recipe.model, embedding=False) for point in sweep.points}
     assert sizes == {8784, 26272}  # 2 (4 h^2 + 3 h f + 2 h) + h + 272 h
@@ -57,7 +57,7 @@ def test_names_tell_budget_size_and_the_other_axes(tiny: Tiny) -> None:
     assert sweep.axes == ("data.tokens", "model.hidden", "model.ffn", "objective.alpha")
 
 
-def test_the_batch_goes_with_the_budget(tiny: Tiny) -> None:
+def test_the_batch_depends_on_the_budget(tiny: Tiny) -> None:
     sweep = loaded(tiny, SECTION + "  batch: {1e9: 4, 1e10: 8}")
     assert {(budget_of(point), point.values["train.global_batch"]) for point in sweep.points} == {(4e9, 4), (1.6e10, 8)}
 
@@ -73,7 +73,7 @@ def test_sizes_with_too_few_or_too_many_tokens_are_left_out(tiny: Tiny) -> None:
     assert 0 < len(kept.points) < len(ratios)
 
 
-def test_sizes_may_stand_in_a_file(tiny: Tiny) -> None:
+def test_sizes_may_be_in_a_file(tiny: Tiny) -> None:
     (tiny.folder / "sizes.yaml").write_text("- {model.hidden: [16, 32], model.ffn: 24}\n")
     sweep = loaded(tiny, "recipe: {train: {steps: null}}\nisoflop: {budgets: [4e9], sizes: sizes.yaml}")
     assert [point.values["model.hidden"] for point in sweep.points] == [16, 32]
@@ -89,19 +89,19 @@ def test_sizes_may_stand_in_a_file(tiny: Tiny) -> None:
         ),
         ("isoflop: {budgets: [4e9], sizes: 16}", "isoflop.sizes: expected a list of mappings"),
         ("isoflop: {budgets: [4e9], sizes: nowhere.yaml}", "nowhere.yaml: no such file"),
-        ("isoflop: {budgets: [4e9], sizes: [{model.hiden: 16}]}", "'model.hiden' is no recipe key, did you mean"),
+        ("isoflop: {budgets: [4e9], sizes: [{model.hiden: 16}]}", "'model.hiden' is not a recipe key, did you mean"),
         ("isoflop: {budgets: [1e3], sizes: [{model.hidden: 16}]}", "got 1000 FLOPs, expected at least one step's"),
         (SECTION.replace("null", "6"), "train.steps: got 6, expected null: isoflop.budgets says how long"),
         (SECTION + "  batch: {1e10: 8}", "isoflop.batch: got sizes from 1e+10 FLOPs on, expected one for 4e+09"),
         (
             SECTION + "  tokens_per_parameter: [9, 3]",
-            "isoflop.tokens_per_parameter: got [9.0, 3.0], expected the least",
+            "isoflop.tokens_per_parameter: got [9.0, 3.0], expected the smallest and the largest",
         ),
         (SECTION + "  tokens_per_parameter: [8e5, 9e5]", "points: got none, expected at least one point"),
         (SECTION + "  size: 3", "isoflop: unknown key 'size', expected one of budgets, sizes, batch"),
         (
             SECTION.replace("objective.alpha: [", "model.hidden: [16, "),
-            "axes: got model.hidden, expected it under isoflop",
+            "axes: got model.hidden, expected it only under isoflop",
         ),
         (
             SECTION.replace("{model.hidden: 16, model.ffn: 24}, ", "{model.hidden: 32, model.ffn: 48}, "),
@@ -114,19 +114,19 @@ def test_mistakes_are_one_line(tiny: Tiny, text: str, message: str, capsys: pyte
     assert message in one_line(capsys.readouterr().err)
 
 
-def test_what_a_budget_sets_cannot_be_set_beside(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_that_a_budget_sets_cannot_be_overridden(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", str(write(tiny, SECTION)), "--dry-run", "data.tokens=512"]) == 2
     assert "data.tokens: got a value on the command line, expected none" in one_line(capsys.readouterr().err)
 
 
 def test_the_plan_shows_the_points(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", str(write(tiny, SECTION)), "--dry-run", "--only", "C4e9-*"]) == 0
-    said = capsys.readouterr().out
-    assert "4 runs" in said
-    assert "1.6e+10" in said  # four runs of 4e9
+    printed = capsys.readouterr().out
+    assert "4 runs" in printed
+    assert "1.6e+10" in printed  # four runs of 4e9
 
 
-def test_a_sweep_goes_on_in_its_folder_and_takes_more_budgets(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_continues_in_its_folder_and_accepts_more_budgets(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tiny.folder)
     sweep = loaded(tiny, SECTION)
     for each in (sweep, loaded(tiny, SECTION), loaded(tiny, SECTION.replace("1.6e10]", "1.6e10, 6.4e10]"))):
@@ -137,17 +137,17 @@ def test_a_sweep_goes_on_in_its_folder_and_takes_more_budgets(tiny: Tiny, monkey
         folder.enter(loaded(tiny, SECTION.replace("4e9", "3e9")))
 
 
-def test_the_ladder_counts_what_its_comments_say(tmp_path: Path) -> None:
-    told = [
+def test_the_ladder_has_the_parameters_that_its_comments_state(tmp_path: Path) -> None:
+    published = [
         int(line.split(": ")[-1].replace(",", "")) for line in LADDER.read_text().splitlines() if line.startswith("- ")
     ]
     (tmp_path / "sweep.yaml").write_text(
         f"dir: runs/ladder\nbase: {LADDER.parents[2]}/recipes/smdm-1b.yaml\npoints: {LADDER}"
     )
     models = {_without_head(point) for point in load(tmp_path / "sweep.yaml").points}
-    assert models == set(told)
-    assert len(told) == 30
-    assert (min(told), max(told)) == (6_294_784, 2_121_393_280)
+    assert models == set(published)
+    assert len(published) == 30
+    assert (min(published), max(published)) == (6_294_784, 2_121_393_280)
 
 
 def _without_head(point: Point) -> int:

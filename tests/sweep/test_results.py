@@ -1,4 +1,4 @@
-"""The table of a sweep: rebuilt from whatever the run directories hold, and one line for what holds nothing."""
+"""The table of a sweep: rebuilt from the run directories, with one line for everything that cannot be used."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ def results(sweep: TinySweep, capsys: pytest.CaptureFixture[str]) -> tuple[str, 
     return capsys.readouterr()
 
 
-def test_the_table_is_made_anew_from_the_runs(
+def test_the_table_is_rebuilt_from_the_runs(
     finished: TinySweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = finished.table
     (finished.dir / "results.csv").unlink()
     (finished.dir / "results.parquet").unlink()
-    said, notes = results(finished, capsys)
-    assert "9 rows of 3 runs" in said
+    printed, notes = results(finished, capsys)
+    assert "9 rows of 3 runs" in printed
     assert not notes
     assert finished.table == before
     table = load_results(finished.dir)
     for file in ("results.csv", "results.parquet"):
         pd.testing.assert_frame_equal(load_results(finished.dir / file), table)
-    moved = finished.dir.rename(finished.tiny.folder / "moved")  # a sweep's folder may be anywhere
+    moved = finished.dir.rename(finished.tiny.folder / "moved")  # the folder of a sweep can be moved
     monkeypatch.chdir(moved)
     pd.testing.assert_frame_equal(load_results("."), table)
 
 
-def test_a_table_from_before_flops_were_counted_is_one(finished: TinySweep) -> None:
+def test_an_older_table_without_flops_can_be_read(finished: TinySweep) -> None:
     table = load_results(finished.dir).drop(columns="flops")
     table.to_csv(finished.tiny.folder / "older.csv", index=False)
     assert len(load_results(finished.tiny.folder / "older.csv")) == len(table)
 
 
-def test_torn_lines_and_absent_runs_are_left_out_and_said(
+def test_torn_lines_and_absent_runs_are_left_out_and_reported(
     finished: TinySweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics = finished.dir / "runs/R2-a0-s0/metrics.jsonl"
     cut(metrics, metrics.stat().st_size - 30)
     shutil.rmtree(finished.dir / "runs/R1-a1_2-s0")
-    said, notes = results(finished, capsys)
-    assert "5 rows of 2 runs" in said
+    printed, notes = results(finished, capsys)
+    assert "5 rows of 2 runs" in printed
     assert notes.splitlines() == [
         "R2-a0-s0: 1 line of metrics.jsonl left out, cut off in the middle",
         "1 of 3 runs left out, not validated yet",
@@ -74,12 +74,12 @@ def test_no_run_finished_yet(finished: TinySweep, capsys: pytest.CaptureFixture[
     shutil.rmtree(finished.dir / "runs")
     with pytest.raises(UserError, match="no run is finished yet"):
         load_results(finished.dir)
-    said, notes = results(finished, capsys)  # an empty table is a table
-    assert "0 rows of 0 runs" in said
+    printed, notes = results(finished, capsys)  # an empty table is a valid table
+    assert "0 rows of 0 runs" in printed
     assert notes == "3 of 3 runs left out, not validated yet\n"
 
 
-def test_what_is_no_sweep_or_no_table_is_one_line(finished: TinySweep, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_without_sweep_or_table_is_one_line(finished: TinySweep, capsys: pytest.CaptureFixture[str]) -> None:
     folder = finished.tiny.folder
     assert main(["results", str(folder / "nowhere")]) == 2
     assert "nowhere: holds no sweep.yaml, expected the folder of a sweep" in one_line(capsys.readouterr().err)

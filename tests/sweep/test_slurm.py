@@ -1,6 +1,6 @@
-"""The Slurm executor, without a Slurm: jobs run under submitit's local cluster, and what would be handed in is read.
+"""The Slurm executor without Slurm: jobs run on submitit's local cluster, and the batch script is read, not submitted.
 
-Not tested for want of a cluster: the queue itself, several nodes, and `sacct`, which says which jobs have ended.
+Not tested, because it needs a cluster: the queue itself, several nodes, and `sacct`, which reports the ended jobs.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ submitit = pytest.importorskip("submitit")
 SECTION = "slurm: {partition: long, nodes: 2, gpus_per_node: 8, timeout_min: 90, setup: [module load cuda]}\n"
 
 
-def asking(sweep: TinySweep, section: str) -> Path:
+def with_section(sweep: TinySweep, section: str) -> Path:
     path = sweep.tiny.folder / "sweep.yaml"
     path.write_text(path.read_text() + section)
     return path
 
 
-def loaded(path: Path) -> tuple[grid.Sweep, list[local.Task]]:
+def loaded(path: Path) -> tuple[grid.Sweep, list[local.Run]]:
     sweep = grid.load(path)
     enter(sweep)
-    return sweep, local.tasks(sweep, sweep.points, {point.name: 1.0 for point in sweep.points})
+    return sweep, local.runs_of(sweep, sweep.points, {point.name: 1.0 for point in sweep.points})
 
 
 def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, sbatch: str) -> None:
-    """Commands of Slurm that only say what Slurm would."""
+    """Install fake Slurm commands that only print what Slurm would print."""
     (folder / "bin").mkdir()
     for name, script in {
         "srun": "exit 1",
@@ -54,21 +54,21 @@ def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, sbatch: str) -> None:
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:/usr/bin:/bin")
 
 
-def test_runs_are_handed_in_as_one_array(
+def test_runs_are_submitted_as_one_array(
     sweep_in: Callable[[Path], TinySweep],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asking(sweep_in(tmp_path), SECTION)
+    with_section(sweep_in(tmp_path), SECTION)
     monkeypatch.chdir(tmp_path)
-    fake(tmp_path, monkeypatch, 'cp "$1" handed-in; echo "Submitted batch job 77"')
+    fake(tmp_path, monkeypatch, 'cp "$1" submitted.sh; echo "Submitted batch job 77"')
     words = ["sweep", "sweep.yaml", "--executor", "slurm", "train.global_batch=32", "train.steps=10"]
     with pytest.raises(SystemExit) as left:
         main(words)
     assert left.value.code == 0
-    assert "3 jobs handed in, 0 in the queue before" in capsys.readouterr().out
-    script = Path("handed-in").read_text()
+    assert "3 jobs submitted, 0 already in the queue" in capsys.readouterr().out
+    script = Path("submitted.sh").read_text()
     for line in (
         "#SBATCH --array=0-2%2",  # parallel: 2
         "#SBATCH --nodes=2",
@@ -82,20 +82,20 @@ def test_runs_are_handed_in_as_one_array(
         assert line in script.splitlines()
     assert "--kill-on-bad-exit=1" in script
     assert json.loads(Path("small/slurm/jobs.json").read_text()) == {name: f"77_{n}" for n, name in enumerate(NAMES)}
-    Path("handed-in").unlink()
+    Path("submitted.sh").unlink()
     with pytest.raises(SystemExit):
         main(words)
-    assert "0 jobs handed in, 3 in the queue before" in capsys.readouterr().out
-    assert not Path("handed-in").exists()
+    assert "0 jobs submitted, 3 already in the queue" in capsys.readouterr().out
+    assert not Path("submitted.sh").exists()
 
 
-def test_what_slurm_or_its_absence_says_is_one_line(
+def test_an_error_of_slurm_or_its_absence_is_one_line(
     sweep_in: Callable[[Path], TinySweep],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asking(sweep_in(tmp_path), "slurm: {partition: none}\n")
+    with_section(sweep_in(tmp_path), "slurm: {partition: none}\n")
     monkeypatch.chdir(tmp_path)
     words = ["sweep", "sweep.yaml", "--executor", "slurm"]
     monkeypatch.setenv("PATH", "/nowhere")
@@ -106,8 +106,8 @@ def test_what_slurm_or_its_absence_says_is_one_line(
     assert "invalid partition specified: none" in one_line(capsys.readouterr().err)
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert main(words) == 2
-    said = one_line(capsys.readouterr().err)
-    assert "submitit is not installed, expected after: pip install -r requirements-sweep.txt" in said
+    printed = one_line(capsys.readouterr().err)
+    assert "submitit is not installed, expected after: pip install -r requirements-sweep.txt" in printed
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_mistakes_are_one_line(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = asking(sweep_in(tmp_path), f"slurm: {section}\n")
+    path = with_section(sweep_in(tmp_path), f"slurm: {section}\n")
     assert main(["sweep", str(path), "--executor", "slurm", "--dry-run"]) == 2
     assert message in one_line(capsys.readouterr().err)
 
@@ -135,11 +135,11 @@ def test_mistakes_are_one_line(
 def test_the_dry_run_counts_the_gpus_of_a_run(
     sweep_in: Callable[[Path], TinySweep], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = asking(sweep_in(tmp_path), SECTION)
+    path = with_section(sweep_in(tmp_path), SECTION)
     assert main(["sweep", str(path), "--executor", "slurm", "--dry-run", "train.global_batch=32"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "2 at a time, " in said
-    assert "16 GPUs each" in said
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "2 at a time, " in printed
+    assert "16 GPUs each" in printed
 
 
 def test_several_ranks_are_started_by_the_launcher() -> None:
@@ -154,33 +154,33 @@ def test_several_ranks_are_started_by_the_launcher() -> None:
     assert 20_000 <= port("123456789_1") < 40_000
 
 
-def test_a_preempted_job_is_handed_in_again_and_goes_on(
+def test_a_preempted_job_is_submitted_again_and_continues(
     sweep_in: Callable[[Path], TinySweep], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two ranks under the launcher, stopped by the signal that Slurm sends, on submitit's local cluster."""
-    path = asking(sweep_in(tmp_path), "slurm: {gpus_per_node: 2, timeout_min: 10}\n")
+    """Two ranks under the launcher on submitit's local cluster are stopped by the signal that Slurm sends."""
+    path = with_section(sweep_in(tmp_path), "slurm: {gpus_per_node: 2, timeout_min: 10}\n")
     longer = {"{steps: 30}": "{steps: 100}", "every: 10": "every: 0", "repetitions: 2": "repetitions: 20"}
     for old, new in longer.items():
         path.write_text(path.read_text().replace(old, new))
     monkeypatch.chdir(tmp_path)
-    sweep, tasks = loaded(Path("sweep.yaml"))
-    task = tasks[0]
-    (job,) = submit(executor_for(sweep, 1, "local"), sweep, [task])
+    sweep, runs = loaded(Path("sweep.yaml"))
+    run = runs[0]
+    (job,) = submit(executor_for(sweep, 1, "local"), sweep, [run])
     deadline = time.monotonic() + 120
-    while task.progress.step < 5:
+    while run.progress.step < 5:
         assert not job.done(), job.stderr()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-        task.look()
+        run.update()
     for process in psutil.Process(int(job.job_id)).children(recursive=True):
         process.send_signal(signal.SIGUSR2)
     job.wait()
     assert job.exception() is None, job.stderr()
-    task.look()
-    assert task.progress.finished
-    log = task.log.read_text()
+    run.update()
+    assert run.progress.finished
+    log = run.log.read_text()
     assert "stopped by a signal after step" in log
     assert "resuming from" in log
     assert (
-        submit(executor_for(sweep, 1, "local"), sweep, local.tasks(sweep, [task.point], {task.point.name: 1.0})) == []
+        submit(executor_for(sweep, 1, "local"), sweep, local.runs_of(sweep, [run.point], {run.point.name: 1.0})) == []
     )

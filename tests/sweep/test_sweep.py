@@ -1,10 +1,11 @@
-"""`dualm sweep` as a user runs it: to its end, killed at any moment, with a run that fails, in a folder that is taken."""
+"""`dualm sweep` as a user runs it: to its end, killed at any time, with a failing run, in a folder already in use."""
 
 from __future__ import annotations
 
 import csv
 import random
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from dualm.cli import main
 from dualm.model.size import flops_per_token
 from dualm.sweep.folder import Progress
 from dualm.sweep.grid import load
-from dualm.sweep.local import Task, environment
+from dualm.sweep.local import Run, environment
 from dualm.sweep.screen import eta
+from tests.forked import Forked
 from tests.sweep.conftest import NAMES, TinySweep
 from tests.test_cli import one_line
 
@@ -68,30 +70,24 @@ def test_a_finished_sweep_trains_nothing(finished: TinySweep) -> None:
     assert time.monotonic() - started < 60
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_table(
+def test_a_sweep_killed_at_random_moments_ends_with_the_same_table(
     sweep_in: Callable[[Path], TinySweep], undisturbed: tuple[TinySweep, Done], tmp_path: Path
 ) -> None:
     sweep, draw = sweep_in(tmp_path), random.Random(5)
-    executor = start(sweep)
+    executor = sweep.start()
     for victim in ("child", "executor", "executor"):
         wait_for_rows(sweep, executor, sweep.rows() + draw.randint(2, 20))
         if victim == "child":
-            draw.choice(psutil.Process(executor.pid).children()).kill()  # tried once more by the same executor
+            draw.choice(psutil.Process(executor.pid).children()).kill()  # retried by the same executor
         else:
-            executor.kill()
-            executor.wait()
-            executor = start(sweep)
-    assert executor.wait(timeout=240) == 0
+            executor.send_signal(signal.SIGKILL)
+            executor.finish()
+            executor = sweep.start()
+    assert executor.finish().returncode == 0
     assert sweep.table == undisturbed[0].table  # to the last digit
 
 
-def start(sweep: TinySweep) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        sweep.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=sweep.tiny.folder
-    )
-
-
-def wait_for_rows(sweep: TinySweep, executor: subprocess.Popen[bytes], rows: int) -> None:
+def wait_for_rows(sweep: TinySweep, executor: Forked, rows: int) -> None:
     deadline = time.monotonic() + 120
     while sweep.rows() < rows:
         assert executor.poll() is None
@@ -99,7 +95,7 @@ def wait_for_rows(sweep: TinySweep, executor: subprocess.Popen[bytes], rows: int
         time.sleep(0.005)
 
 
-def test_a_run_that_fails_is_tried_twice_and_shown_and_others_go_on(finished: TinySweep) -> None:
+def test_a_failing_run_is_tried_twice_and_shown_and_others_continue(finished: TinySweep) -> None:
     for name in ("R2-a0-s0", "R1-a1_2-s0"):
         shutil.rmtree(finished.dir / "runs" / name)
         (finished.dir / "logs" / f"{name}.log").unlink()
@@ -141,13 +137,13 @@ def test_another_sweep_may_not_use_the_folder(
 
 @pytest.fixture
 def fresh(sweep_in: Callable[[Path], TinySweep], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sweep that has not begun, in the working directory."""
+    """A sweep that has not started, in the working directory."""
     sweep_in(tmp_path)
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.usefixtures("fresh")
-def test_a_folder_of_something_else_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_other_content_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     Path("small").mkdir()
     Path("small/notes.txt").write_text("mine")
     assert main(["sweep", "sweep.yaml"]) == 2
@@ -157,10 +153,10 @@ def test_a_folder_of_something_else_is_refused(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.usefixtures("fresh")
-def test_too_little_text_is_said_before_anything_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_little_text_is_reported_before_anything_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "sweep.yaml", "train.steps=3000"]) == 2
-    said = one_line(capsys.readouterr().err)
-    assert "point R2-a0-s0: data.repetitions: got 2, expected at least" in said
+    printed = one_line(capsys.readouterr().err)
+    assert "point R2-a0-s0: data.repetitions: got 2, expected at least" in printed
     assert not list(Path("small/runs").iterdir())
 
 
@@ -169,14 +165,14 @@ def test_a_run_gets_its_share_of_the_machine() -> None:
     assert environment(5, 8, ["2", "3"], 4) == {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "3"}
 
 
-def test_the_eta_counts_what_was_done_before(tmp_path: Path, sweep_in: Callable[[Path], TinySweep]) -> None:
+def test_the_eta_excludes_what_was_done_before(tmp_path: Path, sweep_in: Callable[[Path], TinySweep]) -> None:
     sweep_in(tmp_path)
     points = load(tmp_path / "sweep.yaml").points
 
-    def task(place: int, step: int, begun_at: float, status: str) -> Task:
-        how_far = Progress(step, 30, finished=step == 30, losses={})
-        return Task(points[place], Path(), Path(), 100.0, how_far, begun_at=begun_at, status=status)
+    def run(index: int, step: int, begun_at: float, status: str) -> Run:
+        progress = Progress(step, 30, finished=step == 30, losses={})
+        return Run(points[index], Path(), Path(), 100.0, progress, begun_at=begun_at, status=status)
 
-    tasks = [task(0, 30, 1.0, "finished"), task(1, 15, 0.0, "running"), task(2, 0, 0.0, "waiting")]
-    assert eta(tasks, 60.0) == "0:03:00"  # half a run a minute, one and a half to go
-    assert eta(tasks[:1], 60.0) == "unknown"
+    runs = [run(0, 30, 1.0, "finished"), run(1, 15, 0.0, "running"), run(2, 0, 0.0, "waiting")]
+    assert eta(runs, 60.0) == "0:03:00"  # half a run in a minute, one and a half runs left
+    assert eta(runs[:1], 60.0) == "unknown"

@@ -36,12 +36,12 @@ def test_it_changes_training_and_survives_a_kill(tiny: Tiny) -> None:
     whole, fixed = tiny.losses("whole"), tiny.losses("fixed")
     assert [whole[step] == fixed[step] for step in range(1, 13)] == [step <= 3 for step in range(1, 13)]
     for step in (5, 9):
-        kill_after_step(tiny, tiny.command(*KEYS), step, signal.SIGKILL)
+        kill_after_step(tiny, tiny.start(*KEYS), step, signal.SIGKILL)
     assert "resuming from" in tiny.train(*KEYS).stderr
     assert tiny.losses() == whole  # to the last bit
 
 
 def test_two_ranks_learn_the_density_of_one(tiny: Tiny) -> None:
     tiny.train(*KEYS, "checkpoint.every=0", run="one")
-    tiny.train(*KEYS, "checkpoint.every=0", launcher="torchrun", world=2)
+    tiny.train(*KEYS, "checkpoint.every=0", world=2)
     assert tiny.losses() == pytest.approx(tiny.losses("one"), abs=2e-5)

@@ -17,7 +17,6 @@ def test_the_update_is_orthogonal(tiny: Tiny, stage: int, world: int) -> None:
     tiny.train(
         *("optimizer.name=muon", f"optimizer.lr={LR}", "optimizer.weight_decay=0", "schedule.name=constant"),
         *("schedule.warmup=0", f"train.zero_stage={stage}", "train.steps=2", "checkpoint.every=1"),
-        launcher="torchrun" if world > 1 else "plain",
         world=world,
     )
     before, after = (load_file(tiny.folder / f"run/checkpoints/step-00000{step}/model.safetensors") for step in (1, 2))

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import subprocess
-import sys
+from functools import partial
+from typing import Any
 
 import pytest
 
+from dualm.model.transformer import Losses, Transformer
+from tests import forked
 from tests.conftest import Tiny
 
-# Poisons the loss of chosen steps, then trains through the command line.
-POISON = """
-import sys
-from dualm.model.transformer import Losses, Transformer
-forward, calls = Transformer.forward, [0]
-first, last = int(sys.argv.pop(1)), int(sys.argv.pop(1))
-def poisoned(model, *arguments):
-    losses = forward(model, *arguments)
-    calls[0] += model.training
-    step = (calls[0] - 1) // 4 + 1
-    bad = model.training and first <= step <= last
-    return Losses(losses.nll * float('nan') if bad else losses.nll, losses.z)
-Transformer.forward = poisoned
-from dualm.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
+
+def poison(first: int, last: int) -> None:
+    """Be the command `dualm`, with a loss that is no number in the steps from `first` to `last`."""
+    forward, calls = Transformer.forward, 0
+
+    def poisoned(model: Transformer, *arguments: Any) -> Losses:
+        nonlocal calls
+        losses = forward(model, *arguments)
+        calls += model.training
+        step = (calls - 1) // 4 + 1
+        bad = model.training and first <= step <= last
+        return Losses(losses.nll * float("nan") if bad else losses.nll, losses.z)
+
+    Transformer.forward = poisoned  # type: ignore[method-assign]
+    forked.command()
 
 
 def poisoned(tiny: Tiny, first: int, last: int, *overrides: str) -> subprocess.CompletedProcess[str]:
-    arguments = tiny.command(*overrides)[3:]
-    command = [sys.executable, "-c", POISON, str(first), str(last), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=tiny.folder, timeout=120)
+    return forked.Forked(tiny.arguments(*overrides), tiny.folder, main=partial(poison, first, last)).finish()
 
 
 @pytest.mark.parametrize(("stage", "optimizer"), [(0, "adamw"), (1, "adamw"), (2, "muon"), (3, "adamw"), (0, "muon")])

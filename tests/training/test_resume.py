@@ -4,54 +4,51 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.conftest import Tiny
+from tests.forked import Forked
+from tests.launched import Launched
 
 STEPS = "train.steps=12"
 MDLM = ("model.dropout=0.1", "model.time_conditioning=8", "optimizer.ema=0.9")  # what else a run carries on
 
 
-def kill_after_step(tiny: Tiny, command: list[str], step: int, how: signal.Signals) -> str:
-    """Start a run, send it a signal once it has logged `step`, return its stderr."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tiny.folder)
+def kill_after_step(tiny: Tiny, process: Forked | Launched, step: int, how: signal.Signals) -> str:
+    """Send a run a signal once it has logged `step`, return its stderr."""
     metrics = tiny.folder / "run/metrics.jsonl"
     deadline = time.monotonic() + 120
     while f'"step": {step},' not in (metrics.read_text() if metrics.exists() else ""):
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert process.poll() is None, process.finish().stderr
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    workers = psutil.Process(process.pid).children(recursive=True) if how == signal.SIGKILL else []
-    for victim in (process, *workers):  # the launcher and all ranks, as when a node dies
-        victim.send_signal(how)
-    psutil.wait_procs(workers, timeout=30)
-    return process.communicate(timeout=120)[1]
+    process.send_signal(how)
+    return process.finish(timeout=120).stderr
 
 
 @pytest.mark.parametrize(
     ("optimizer", "stage", "launcher", "world", "more"),
     [
-        ("adamw", 0, "plain", 1, ()),
-        ("muon", 1, "plain", 1, MDLM),
+        ("adamw", 0, "forked", 1, ()),
+        ("muon", 1, "forked", 1, MDLM),
         ("adamw", 2, "torchrun", 2, ()),
-        ("muon", 3, "plain", 1, ()),
-        ("adamw", 3, "torchrun", 2, MDLM),
+        ("muon", 3, "forked", 1, ()),
+        ("adamw", 3, "forked", 2, MDLM),
     ],
 )
 def test_killed_twice_ends_the_same(
     tiny: Tiny, optimizer: str, stage: int, launcher: str, world: int, more: tuple[str, ...]
 ) -> None:
     keys = (STEPS, f"optimizer.name={optimizer}", f"train.zero_stage={stage}", *more)
-    tiny.train(*keys, run="whole", launcher=launcher, world=world)
-    command = tiny.command(*keys, launcher=launcher, world=world)
+    tiny.train(*keys, run="whole", world=world)
     for step in (3, 8):
-        kill_after_step(tiny, command, step, signal.SIGKILL)
-    assert "resuming from" in tiny.train(*keys, launcher=launcher, world=world).stderr
+        said = kill_after_step(tiny, tiny.start(*keys, launcher=launcher, world=world), step, signal.SIGKILL)
+        assert ("resuming from" in said) == (step == 8)
+    assert "resuming from" in tiny.train(*keys, world=world).stderr
     assert tiny.losses() == tiny.losses("whole")  # to the last bit
     assert len(tiny.losses()) == 12
     final = [row for row in tiny.rows() if "valid/md_nelbo" in row][-1]
@@ -62,7 +59,7 @@ def test_killed_twice_ends_the_same(
 
 def test_two_processes_do_not_train_in_one_directory(tiny: Tiny) -> None:
     keys = ("train.steps=5000", "data.repetitions=100", "checkpoint.every=0")
-    first = subprocess.Popen(tiny.command(*keys), stderr=subprocess.DEVNULL, cwd=tiny.folder)
+    first = tiny.start(*keys)
     while not (tiny.folder / "run/metrics.jsonl").exists():
         assert first.poll() is None
         time.sleep(0.01)
@@ -70,14 +67,14 @@ def test_two_processes_do_not_train_in_one_directory(tiny: Tiny) -> None:
     assert first.poll() is None
     assert second.returncode == 2
     assert "another process is training in" in second.stderr
-    first.terminate()
-    assert first.wait(timeout=60) == 0
+    first.send_signal(signal.SIGTERM)
+    assert first.finish(timeout=60).returncode == 0
     assert tiny.losses().keys() == set(range(1, max(tiny.losses()) + 1))
 
 
 def test_sigterm_writes_a_checkpoint(tiny: Tiny) -> None:
     keys = (STEPS, "checkpoint.every=0", "checkpoint.before_cooldown=false")
-    said = kill_after_step(tiny, tiny.command(*keys), 5, signal.SIGTERM)
+    said = kill_after_step(tiny, tiny.start(*keys), 5, signal.SIGTERM)
     assert "stopped by a signal after step" in said
     (stopped,) = (tiny.folder / "run/checkpoints").glob("step-*")
     assert 5 <= int(stopped.name.removeprefix("step-")) < 12
@@ -86,9 +83,17 @@ def test_sigterm_writes_a_checkpoint(tiny: Tiny) -> None:
     assert tiny.losses() == tiny.losses("whole")
 
 
-@pytest.fixture
-def finished(tiny: Tiny) -> tuple[Tiny, list[Path]]:
+@pytest.fixture(scope="module")
+def undisturbed(tiny_in: Callable[[Path], Tiny], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tiny = tiny_in(tmp_path_factory.mktemp("undisturbed"))
     tiny.train(STEPS, "checkpoint.keep=9")
+    return tiny.folder / "run"
+
+
+@pytest.fixture
+def finished(undisturbed: Path, tiny: Tiny) -> tuple[Tiny, list[Path]]:
+    """A copy of a run that ended, and its checkpoints."""
+    shutil.copytree(undisturbed, tiny.folder / "run")
     return tiny, sorted((tiny.folder / "run/checkpoints").glob("step-*"))
 
 
