@@ -18,7 +18,7 @@ import numpy as np
 
 from dualm.config import DataConfig
 from dualm.data.shards import TokenStream
-from dualm.data.tokenizer import EOS, PAD
+from dualm.data.tokenizer import BOS, EOS, PAD
 from dualm.errors import UserError
 from dualm.registry import Registry
 
@@ -28,6 +28,21 @@ class Window(NamedTuple):
 
     tokens: np.ndarray
     given: int = 0
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """The tokens that the network reads, `[L]`."""
+        return self.tokens[:-1]
+
+    @property
+    def documents(self) -> np.ndarray:
+        """The number of each token's document, `[L + 1]`."""
+        return document_ids(self.tokens)
+
+
+def document_ids(tokens: np.ndarray) -> np.ndarray:
+    """Number the documents of packed `tokens` `[..., length]`: each begins with `<s>`; padding is a document of its own."""
+    return np.where(tokens == PAD, -1, np.cumsum(tokens == BOS, axis=-1))
 
 
 class Windows(Protocol):

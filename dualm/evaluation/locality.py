@@ -18,7 +18,7 @@ from rich import box
 from rich.table import Table
 
 from dualm.data.tokenizer import MASK, PAD
-from dualm.data.windows import padded
+from dualm.data.windows import Window, padded
 from dualm.evaluation.perplexity import encode_document
 from dualm.evaluation.result_files import csv_text, make_folder
 from dualm.evaluation.statistics import weighted_mean
@@ -101,11 +101,13 @@ def _read(
     for start in range(0, len(asked), batch):
         part = asked[start : start + batch]
         made = [
-            objective(padded(windows[index], length, PAD), rates[draw, index], stream(seed, "locality", index, draw))
+            objective(
+                Window(padded(windows[index], length, PAD)), rates[draw, index], stream(seed, "locality", index, draw)
+            )
             for draw, index in part
         ]
         made_batch = collate(made)
-        row, output = np.divmod(made_batch.rows.numpy(), length)
+        row, output = np.divmod(made_batch.outputs.numpy(), length)
         inputs = made_batch.inputs.numpy()
         near = distances((inputs != MASK) & (inputs != PAD))[row, output + model.shifted]
         index = np.array([index for _, index in part])
@@ -114,9 +116,9 @@ def _read(
 
 @torch.no_grad()
 def _losses(model: LanguageModel, batch: Batch) -> np.ndarray:
-    inputs, attention, rows, targets, _ = batch.to(model.device).arguments
+    inputs, attention, outputs, targets, _ = batch.to(model.device).arguments
     with model.autocast():
-        hidden = model.model.hidden(inputs, attention).flatten(0, 1).index_select(0, rows)
+        hidden = model.model.hidden(inputs, attention).flatten(0, 1).index_select(0, outputs)
         nll, _ = model.model.lm_head(hidden, targets, never_predicted(attention))
     return nll.double().cpu().numpy()
 

@@ -49,26 +49,26 @@ def bits_per_byte(metric: str) -> str:
     return f"{metric.removesuffix('_nll').removesuffix('_nelbo')}_bpb"
 
 
-def half(tokens: np.ndarray, given: int) -> int:
+def half(window: Window) -> int:
     """Where the second half of a window begins; after a prompt, where the response begins."""
-    return given or (len(tokens) - 1) // 2
+    return window.given or len(window.inputs) // 2
 
 
-def prefix(window: np.ndarray, u: float, rng: np.random.Generator, given: int = 0) -> Example:
-    return with_prefix(window, half(window, given))
+def prefix(window: Window, u: float, rng: np.random.Generator) -> Example:
+    return with_prefix(window, half(window))
 
 
-def causal_half(window: np.ndarray, u: float, rng: np.random.Generator, given: int = 0) -> Example:
-    return next_token(window, first=half(window, given) - 1)
+def causal_half(window: Window, u: float, rng: np.random.Generator) -> Example:
+    return next_token(window, first=half(window) - 1)
 
 
 def targets_from(window: Window, start: int) -> int:
     """How many tokens of a window, from `start` on, next-token prediction scores."""
-    return int(np.count_nonzero(next_token(window.tokens, first=start - 1).weights))
+    return int(np.count_nonzero(next_token(window, first=start - 1).weights))
 
 
 def maskable_tokens(window: Window) -> int:
-    return len(maskable(window.tokens[:-1], window.given))
+    return len(maskable(window))
 
 
 READINGS = Registry(
@@ -103,7 +103,7 @@ READINGS = Registry(
             "valid/prefix_nll",
             "prefix NLL, second half of each window",
             lambda shifted: prefix,
-            lambda window: targets_from(window, half(*window)),
+            lambda window: targets_from(window, half(window)),
             title="prefix reading",
             loss="prefix NLL",
             colour="#009E73",
@@ -114,7 +114,7 @@ READINGS = Registry(
             "valid/ar_nll_second_half",
             "AR NLL on that same second half",
             lambda shifted: causal_half,
-            lambda window: targets_from(window, half(*window)),
+            lambda window: targets_from(window, half(window)),
         ),
     },
 )

@@ -30,5 +30,5 @@ def unigram_nll(data: ValidationSet, training: Windows, unique: int, vocab: int)
 
 
 def _predicted(window: Window) -> np.ndarray:
-    example = next_token(window.tokens, first=window.given - 1)
+    example = next_token(window, first=window.given - 1)
     return example.targets[example.weights > 0]

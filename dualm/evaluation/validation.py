@@ -78,10 +78,7 @@ def examples(data: ValidationSet, objective: Objective, draw: int, draws: int) -
     """Draw number `draw` of every window; its u lie in [draw, draw + 1) / draws, in an order that never changes."""
     n = len(data.windows)
     u = (draw + (stream(0, "validation order").permutation(n) + 0.5) / n) / draws
-    return [
-        objective(window.tokens, u[row], stream(0, "validation", row, draw), window.given)
-        for row, window in enumerate(data.windows)
-    ]
+    return [objective(window, u[row], stream(0, "validation", row, draw)) for row, window in enumerate(data.windows)]
 
 
 def score_all(made: Sequence[Example], recipe: Recipe, score: Score, rank: int, world: int) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Block-wise diffusion: text of any length, one block of masks after another, left to right.
+"""Semi-autoregressive (block-wise) diffusion: text of any length, one block of masks after another, left to right.
 
     cache    <s> The sea was              finished tokens, read once; each sees its own block and those before it
     active                  calm [M] [M]  the last finished token, whose output predicts the first mask, and the block
 
-The active tokens see all of the cache and each other both ways; masks that would follow the block are not there at
-all. The model was not trained on just this visibility, so its quality is a matter of measurement.
+The active tokens see all of the cache and each other both ways; masks after the block do not exist. Training never shows
+this visibility, so the quality has to be measured.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Filling masks step by step: ask the model about every mask, let a sampler choose which answers to keep.
+"""Diffusion generation, the reverse process: predict every mask, let a sampler choose which predictions to commit.
 
     denoise        one canvas of any mask pattern, read both ways as a whole
     commit_steps   the loop over steps, however the model is read (dualm.generation.blocks reads through a cache)
 
-Tokens that are given never change, and no `<mask>`, `<pad>` or `<s>` is ever written.
+Given tokens never change (carry-over unmasking), and no `<mask>`, `<pad>` or `<s>` is ever written.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from dualm.data.tokenizer import MASK, PAD
+from dualm.data.windows import document_ids
 from dualm.generation.samplers import SAMPLERS, Denoising, View
 from dualm.generation.sampling import Dice, Sampling, allowed, sample
 from dualm.model.attention import AttentionMask
 from dualm.model.guidance import Query, logits, without_context
 from dualm.model.transformer import Transformer
-from dualm.objectives.example import document_ids
 from dualm.objectives.masked_diffusion import outputs_of
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from dualm.data.tokenizer import MASK, PAD
+from dualm.data.windows import document_ids
 from dualm.likelihood.modes import Scoring
 from dualm.likelihood.pairs import Pair, Score
 from dualm.likelihood.targets import compare, with_targets
 from dualm.model.attention import AttentionMask
 from dualm.model.guidance import Query, logits, without_context
 from dualm.model.transformer import Transformer
-from dualm.objectives.example import document_ids
 from dualm.objectives.masked_diffusion import outputs_of
 
 

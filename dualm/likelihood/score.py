@@ -116,10 +116,10 @@ def _read(
     if scoring.guidance:
         given = np.arange(length) < contexts[:, None]
         without = torch.from_numpy(without_context(batch.inputs.cpu().numpy(), given)).to(device)
-    query = Query(batch.inputs, batch.attention, batch.rows, without, scoring.guidance)
+    query = Query(batch.inputs, batch.attention, batch.outputs, without, scoring.guidance)
     read = [compare(chunk, targets) for chunk, targets in with_targets(logits(model, query), batch.targets)]
     log_p, hit = (torch.cat(column) for column in zip(*read, strict=True))
-    row = batch.rows // length
+    row = batch.outputs // length
     total = torch.zeros(len(examples), dtype=torch.float64, device=device)
     missed = torch.zeros_like(total).index_add(0, row, (~hit).double())
     total.index_add_(0, row, log_p.double() * batch.weights)

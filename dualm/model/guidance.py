@@ -16,7 +16,7 @@ from dualm.model.transformer import Transformer, never_predicted
 
 
 class Query(NamedTuple):
-    """Outputs to read: the flat indices `rows` `[n]` into `inputs` `[batch, length]` under an attention mask.
+    """Outputs to read: the flat indices `outputs` `[n]` into `inputs` `[batch, length]` under an attention mask.
 
     `unconditional` `[batch, length]` are the inputs as guidance sees them
     without their context, and `guidance` is its weight; a weight of 0 asks the model once.
@@ -24,7 +24,7 @@ class Query(NamedTuple):
 
     inputs: Tensor
     attention: AttentionMask
-    rows: Tensor
+    outputs: Tensor
     unconditional: Tensor | None = None
     guidance: float = 0.0
 
@@ -40,10 +40,10 @@ def without_context(tokens: np.ndarray, given: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def logits(model: Transformer, query: Query) -> Iterator[Tensor]:
-    """The float32 logits of the query's rows `[n, vocab]`, in chunks of at most CHUNK_ELEMENTS, in order."""
+    """The float32 logits of the query's outputs `[n, vocab]`, in chunks of at most CHUNK_ELEMENTS, in order."""
 
     def hidden(inputs: Tensor) -> Tensor:
-        return model.hidden(inputs, query.attention).flatten(0, 1).index_select(0, query.rows)
+        return model.hidden(inputs, query.attention).flatten(0, 1).index_select(0, query.outputs)
 
     guided = query.guidance != 0 and query.unconditional is not None
     without = hidden(query.unconditional) if guided and query.unconditional is not None else None

@@ -222,7 +222,7 @@ class Transformer(nn.Module):
         self,
         inputs: Tensor,
         attention: AttentionMask,
-        rows: Tensor,
+        outputs: Tensor,
         targets: Tensor,
         weights: Tensor,
     ) -> Losses:
@@ -230,14 +230,14 @@ class Transformer(nn.Module):
 
         Args:
             inputs: `[B, L]` int64 tokens.
-            rows: `[S]` int64, the supervised outputs as indices into the flattened `[B · L]`; S = 0 gives zero losses
+            outputs: `[S]` int64, the supervised outputs as indices into the flattened `[B · L]`; S = 0 gives zero losses
                 with a graph to every parameter (under ZeRO every rank must run every module).
             targets: `[S]` int64, the token each of them predicts.
             weights: `[S]` float32.
         """
-        hidden_SH = self.model(inputs, attention).flatten(0, 1).index_select(0, rows)
+        hidden_SH = self.model(inputs, attention).flatten(0, 1).index_select(0, outputs)
         nll_S, log_z_S = self.lm_head(hidden_SH, targets, never_predicted(attention))
-        zeros_B, row_S = nll_S.new_zeros(inputs.shape[0]), rows // inputs.shape[1]
+        zeros_B, row_S = nll_S.new_zeros(inputs.shape[0]), outputs // inputs.shape[1]
         return Losses(
             nll=zeros_B.index_add(0, row_S, weights * nll_S), z=zeros_B.index_add(0, row_S, weights * log_z_S**2)
         )
@@ -246,11 +246,11 @@ class Transformer(nn.Module):
         """`[B, L]` tokens → final hidden states `[B, L, H]`."""
         return self.model(inputs, attention)
 
-    def logits(self, inputs: Tensor, attention: AttentionMask, rows: Tensor | None = None) -> Tensor:
-        """Float32 logits `[B, L, V]` as the network gives them, or `[S, V]` of the flat indices `rows` into `[B · L]`."""
+    def logits(self, inputs: Tensor, attention: AttentionMask, outputs: Tensor | None = None) -> Tensor:
+        """Float32 logits `[B, L, V]` as the network gives them, or `[S, V]` of the flat indices `outputs` into `[B · L]`."""
         hidden = self.model(inputs, attention)
-        if rows is not None:
-            hidden = hidden.flatten(0, 1).index_select(0, rows)
+        if outputs is not None:
+            hidden = hidden.flatten(0, 1).index_select(0, outputs)
         return self.lm_head(hidden)
 
     def extend(self, inputs: Tensor, columns: Tensor, visible: Tensor, cache: KVCache) -> Tensor:

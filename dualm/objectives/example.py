@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from dualm.data.tokenizer import BOS, PAD
+from dualm.data.windows import Window, document_ids
 from dualm.model.attention import AttentionMask, Kind
 
 
@@ -27,33 +27,34 @@ class Example:
     weights: np.ndarray
     attention: Kind  # kind of attention mask: causal | bidirectional | prefix
     prefix: int = 0  # positions that see each other both ways (kind prefix)
+    documents: np.ndarray | None = None  # `[length]`, of each input; None: every `<s>` begins one
     rate: float = 0.0  # share of the maskable inputs that are masked
 
 
 class Objective(Protocol):
-    """A window `[length + 1]` of tokens, its quantile u in [0, 1), its generator, how many first tokens are given."""
+    """A window of `length + 1` tokens, its quantile u in [0, 1), its generator of random numbers."""
 
-    def __call__(self, window: np.ndarray, u: float, rng: np.random.Generator, given: int = 0) -> Example: ...
+    def __call__(self, window: Window, u: float, rng: np.random.Generator) -> Example: ...
 
 
 @dataclass(frozen=True)
 class Batch:
     """Examples of one objective, as tensors: exactly the arguments of `Transformer.forward`.
 
-    `inputs` is `[batch, length]`; `rows` `[n]` are the supervised outputs in the flattened batch, with
+    `inputs` is `[batch, length]`; `outputs` `[n]` are the supervised ones in the flattened batch, with
     their `targets` and `weights` `[n]`. `rates` `[batch]` are the examples' mask rates, on the host.
     """
 
     inputs: torch.Tensor
     attention: AttentionMask
-    rows: torch.Tensor
+    outputs: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
     rates: np.ndarray
 
     @property
     def arguments(self) -> tuple[torch.Tensor, AttentionMask, torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self.inputs, self.attention, self.rows, self.targets, self.weights
+        return self.inputs, self.attention, self.outputs, self.targets, self.weights
 
     def to(self, device: torch.device) -> Batch:
         """Move the tensors; the mask stays on the host, where attention backends read lengths without a sync."""
@@ -66,24 +67,20 @@ class Batch:
         return replace(
             self,
             inputs=change(self.inputs),
-            rows=change(self.rows),
+            outputs=change(self.outputs),
             targets=change(self.targets),
             weights=change(self.weights),
         )
-
-
-def document_ids(tokens: np.ndarray) -> np.ndarray:
-    """Number the documents of packed `tokens` `[..., length]`: each one begins with `<s>`; padding is one of its own."""
-    return np.where(tokens == PAD, -1, np.cumsum(tokens == BOS, axis=-1))
 
 
 def collate(examples: Sequence[Example], keep_in_document: bool = True) -> Batch:
     """Stack examples of one objective; document ids are left out where no row has a border."""
     inputs = np.stack([example.inputs for example in examples])
     targets, weights = (np.stack([getattr(example, name) for example in examples]) for name in ("targets", "weights"))
-    documents = document_ids(inputs)
+    given = [example.documents for example in examples]
+    documents = np.stack([document_ids(row) if ids is None else ids for row, ids in zip(inputs, given, strict=True)])
     one_document = bool((documents == documents[:, :1]).all())
-    rows = np.flatnonzero(weights)
+    outputs = np.flatnonzero(weights)
     kind = examples[0].attention
     attention = AttentionMask(
         kind,
@@ -93,8 +90,8 @@ def collate(examples: Sequence[Example], keep_in_document: bool = True) -> Batch
     return Batch(
         inputs=torch.from_numpy(inputs),
         attention=attention,
-        rows=torch.from_numpy(rows),
-        targets=torch.from_numpy(targets.reshape(-1)[rows]),
-        weights=torch.from_numpy(weights.reshape(-1)[rows].astype(np.float32)),
+        outputs=torch.from_numpy(outputs),
+        targets=torch.from_numpy(targets.reshape(-1)[outputs]),
+        weights=torch.from_numpy(weights.reshape(-1)[outputs].astype(np.float32)),
         rates=np.array([example.rate for example in examples]),
     )

@@ -1,6 +1,8 @@
 """The masked diffusion objective: predict the masked tokens of a partly masked sequence.
 
-Shifted (MNTP), the output at i predicts token i+1 as in the autoregressive objective:
+The forward process of an absorbing-state diffusion turns tokens into `<mask>` at rate t; the network learns to reverse it. As in
+MDLM (SUBS, Sahoo et al. 2024, section 3.2.3) a mask is never predicted, and unmasked tokens are carried over: they are inputs,
+not targets. Shifted (MNTP, masked next-token prediction), the output at i predicts token i+1 as in the autoregressive objective:
 
     window    x_0  x_1  x_2  x_3  x_4
     inputs    x_0  [M]  x_2  [M]           position 0 is never masked: nothing predicts it
@@ -10,8 +12,8 @@ The loss of a window is (1/N) * sum over supervised of w * cross-entropy, N its 
 w = 1/t and t ~ U(0, 1] its mean is the NELBO in nats per token (MDLM, eq. 10; SMDM, eq. 4).
 
 `mask_count: exact` masks k = ceil(N * t) positions with w = N/k. For uniform t, k is then uniform on
-1..N, which is what the any-order bound asks for: NELBO/N = mean over k of E[mean cross-entropy | k masked].
-(Rounding N * t at random instead would draw k = 1 half again too often and k = N half as often as it should.)
+1..N, as the any-order bound requires: NELBO/N = mean over k of E[mean cross-entropy | k masked].
+(Rounding N * t at random instead would draw k = 1 half as often again as it should, and k = N half as often.)
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dualm.config import ObjectiveConfig
-from dualm.data.tokenizer import BOS, MASK, PAD
+from dualm.data.tokenizer import MASK, PAD
+from dualm.data.windows import Window
 from dualm.objectives.example import Example
 from dualm.objectives.time import UNIFORM, Density
 from dualm.registry import Registry
@@ -72,22 +75,25 @@ class MaskedDiffusion:
     def of(cls, config: ObjectiveConfig, time: Density) -> MaskedDiffusion:
         return cls(time, config.mask_count, config.weighting, config.shifted, config.hide_prompt)
 
-    def __call__(self, window: np.ndarray, u: float, rng: np.random.Generator, given: int = 0) -> Example:
-        """Mask the inputs of `window` `[length + 1]` from `given` on at rate t(u)."""
-        inputs = window[:-1]
-        positions = maskable(inputs, given)
+    def __call__(self, window: Window, u: float, rng: np.random.Generator) -> Example:
+        """Mask the inputs of the window at rate t(u), but for its prompt."""
+        positions = maskable(window)
         masked, rate, slope = MASK_COUNTS[self.mask_count](positions, self.time.quantile(u), self.time, rng)
         weight = WEIGHTINGS[self.weighting](rate, slope, self.time.mean)
-        example = replace(mask_out(inputs, masked, weight / max(1, len(positions)), self.shifted), rate=rate)
+        example = mask_out(window.inputs, masked, weight / max(1, len(positions)), self.shifted)
         if self.hide_prompt and rng.random() < self.hide_prompt:
-            example.inputs[1:given] = MASK
-        return example
+            example.inputs[1 : window.given] = MASK
+        return replace(example, rate=rate, documents=window.documents[:-1])
 
 
-def maskable(inputs: np.ndarray, given: int = 0) -> np.ndarray:
-    """Positions of `inputs` `[length]` that may be masked: all but the first, the `given`, `<s>` and `<pad>`."""
-    allowed = (inputs != BOS) & (inputs != PAD)
-    allowed[: max(1, given)] = False
+def maskable(window: Window) -> np.ndarray:
+    """Positions of the inputs that may be masked: those with a token of their document before them, no prompt, no `<pad>`.
+
+    So the first position is never masked, and no `<s>`.
+    """
+    documents = window.documents[:-1]
+    allowed = (window.inputs != PAD) & (np.diff(documents, prepend=documents[:1] - 1) == 0)
+    allowed[: window.given] = False
     return np.flatnonzero(allowed)
 
 

@@ -3,8 +3,9 @@
     DRAWS       quantiles u of the n sequences of a global batch that share an objective: iid | stratified
     DENSITIES   q(t), by its inverse CDF: where training effort goes
 
-Stratified draws lower the variance of the batch loss, the density decides what is learned first. What a masked token
-weighs is a third choice: `dualm.objectives.masked_diffusion.WEIGHTINGS`.
+Stratified draws lower the variance of the batch loss. Ours is the low-discrepancy sampler of VDM: one offset for all n strata.
+(`antithetic_sampling` in MDLM's code draws in each stratum independently.) The density decides what is learned first. The
+weight of a masked token is a third choice: `dualm.objectives.masked_diffusion.WEIGHTINGS`.
 
 A noise schedule of MDLM is a density: with s ~ U(0, 1) its mask rate is t(s) = 1 - alpha_s, and its weight
 -alpha'_s / (1 - alpha_s) is 1 / (t q(t)), the weighting `importance`. Log-linear noise is `uniform`.

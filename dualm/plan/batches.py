@@ -101,13 +101,14 @@ def in_pieces(window: Window, length: int, u: float, rng: np.random.Generator, o
     """
     whole = len(window.tokens) - 1
     if length == whole:
-        return [objective(window.tokens, u, rng, window.given)]
+        return [objective(window, u, rng)]
     starts = range(0, whole, length)
     examples = []
     for number, start in enumerate(starts):
         tokens = window.tokens[start : start + length + 1]
         share = (len(tokens) - 1) / whole * len(starts)
         padded = np.pad(tokens, (0, length + 1 - len(tokens)), constant_values=PAD)
-        example = objective(padded, (u + number / len(starts)) % 1.0, rng, max(0, window.given - start))
+        piece = Window(padded, max(0, window.given - start))
+        example = objective(piece, (u + number / len(starts)) % 1.0, rng)
         examples.append(replace(example, weights=example.weights * share))
     return examples

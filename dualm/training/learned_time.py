@@ -46,7 +46,7 @@ class LearnedTime:
         """Count the rows of a micro-batch of masked diffusion and their losses `[batch]`."""
         if not self.every:
             return
-        row = batch.rows // batch.inputs.shape[1]
+        row = batch.outputs // batch.inputs.shape[1]
         weights = torch.zeros(len(batch.inputs), dtype=torch.float64).index_add(0, row, batch.weights.double())
         bins = np.clip(np.ceil(batch.rates * BINS).astype(int) - 1, 0, BINS - 1)
         loss = nll.detach().double() / weights.clamp(min=1e-12).to(nll.device)

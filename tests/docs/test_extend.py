@@ -20,7 +20,7 @@ from dualm.config import DataConfig, ObjectiveConfig, Recipe, load
 from dualm.data.prepare import prepare
 from dualm.data.shards import Shards
 from dualm.data.tokenizer import BOS, MASK, byte_tokenizer
-from dualm.data.windows import open_windows
+from dualm.data.windows import Window, open_windows
 from dualm.errors import UserError
 from dualm.evaluation.readings import READINGS
 from dualm.generation.samplers import SAMPLERS
@@ -111,13 +111,13 @@ def test_an_objective_trains_and_resumes(
 def test_the_objective_replaces_inputs_and_nothing_else(added: Callable[[str], None]) -> None:
     added("objective")
     objective = OBJECTIVES["replaced_input"].build(ObjectiveConfig(input_mask=0.3), UNIFORM)
-    window = np.concatenate([[BOS], np.arange(20, 2020)])
-    example = objective(window, 0.0, np.random.default_rng(0), given=1000)
-    replaced = np.flatnonzero(example.inputs != window[:-1])
+    window = Window(np.concatenate([[BOS], np.arange(20, 2020)]), given=1000)
+    example = objective(window, 0.0, np.random.default_rng(0))
+    replaced = np.flatnonzero(example.inputs != window.inputs)
     assert replaced.min() >= 1000
     assert len(replaced) / 1000 == pytest.approx(0.3, abs=0.05)
-    assert set(example.inputs) <= set(window)
-    assert (example.targets == window[1:]).all()
+    assert set(example.inputs) <= set(window.tokens)
+    assert (example.targets == window.tokens[1:]).all()
 
 
 def test_density_weighting_and_mask_count_train_together(tiny: Tiny) -> None:
@@ -150,11 +150,23 @@ def test_a_density_decides_the_mask_rates(
     assert "learned or cosine or polynomial or geometric or triangular" in refusal(tiny, "objective.time=x", capsys)
 
 
+def test_antithetic_draws_come_in_pairs(
+    tiny: Tiny, added: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    added("draws")
+    recipe = load(tiny.recipe, ["objective.draws=antithetic", "objective.alpha=0"])
+    stream = open_windows(recipe.data, Shards.open(prepare(recipe.data, recipe.model.vocab)).train, 32)
+    _, u = TrainingBatches.of(recipe, stream).plan(3)
+    assert u.reshape(-1, 2).sum(axis=1) == pytest.approx(1)
+    assert len(np.unique(u)) == u.size
+    assert "stratified or iid or antithetic" in refusal(tiny, "objective.draws=x", capsys)
+
+
 def test_a_weighting_stands_between_the_others(
     tiny: Tiny, added: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     added("weighting")
-    window = np.concatenate([[BOS], np.arange(20, 52)])
+    window = Window(np.concatenate([[BOS], np.arange(20, 52)]))
     summed = {
         name: MaskedDiffusion(weighting=name)(window, 0.8, np.random.default_rng(0)).weights.sum()
         for name in ("elbo", "between", "flat")
@@ -167,7 +179,7 @@ def test_a_mask_count_hides_a_span(
     tiny: Tiny, added: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     added("mask count")
-    window, hidden = np.concatenate([[BOS], np.arange(20, 36)]), np.zeros(16)
+    window, hidden = Window(np.concatenate([[BOS], np.arange(20, 36)])), np.zeros(16)
     for seed in range(500):
         example = MaskedDiffusion(mask_count="span")(window, seed / 500, np.random.default_rng(seed))
         masked = example.inputs == MASK

@@ -61,7 +61,7 @@ def test_each_reading_scores_what_it_says() -> None:
     asked = []
 
     def score(batch: Batch) -> torch.Tensor:
-        asked.append((batch.attention.kind, batch.rows.tolist()))
+        asked.append((batch.attention.kind, batch.outputs.tolist()))
         return torch.zeros(len(batch.inputs))
 
     validate(dataset(stream, recipe(1, 1)), recipe(1, 1), score)
@@ -80,7 +80,7 @@ def test_the_nelbo_is_the_mean_of_its_mask_rates() -> None:
     wide = Recipe(model=ModelConfig(layers=1, hidden=16, heads=2, ffn=24, context=21, vocab=40))
     wide.validate = ValidateConfig(windows=5, batch=5)
     data = ValidationSet.of(wide, packed(stream, 21), 0.25)
-    found = validate(data, wide, lambda batch: torch.bincount(batch.rows // 21, minlength=5).float())
+    found = validate(data, wide, lambda batch: torch.bincount(batch.outputs // 21, minlength=5).float())
     bins = {name: loss for name, loss in found.items() if name.startswith("valid/md_loss_t")}
     assert list(bins) == [f"valid/md_loss_t{centre:.2f}" for centre in np.arange(0.05, 1, 0.1)]
     assert list(bins.values()) == pytest.approx(

@@ -11,6 +11,7 @@ import torch
 
 from dualm.config import ObjectiveConfig
 from dualm.data.tokenizer import BOS, EOS, MASK
+from dualm.data.windows import Window
 from dualm.model.attention import AttentionMask
 from dualm.model.transformer import Transformer
 from dualm.objectives.example import collate
@@ -18,7 +19,7 @@ from dualm.objectives.masked_diffusion import MaskedDiffusion
 from dualm.objectives.time import DENSITIES, Density
 from tests.conftest import random_model
 
-WINDOW = np.array([BOS, 17, 19, 18, 17, EOS])
+WINDOW = Window(np.array([BOS, 17, 19, 18, 17, EOS]))
 PLACES = (1, 2, 3, 4)  # the maskable positions of its inputs
 
 
@@ -29,7 +30,7 @@ def model() -> Transformer:
 
 def log_probability(model: Transformer, masked: tuple[int, ...], shifted: bool) -> dict[int, float]:
     """log p of the true token at each masked place, given all the others."""
-    inputs = torch.from_numpy(WINDOW[:-1].copy())[None]
+    inputs = torch.from_numpy(WINDOW.inputs.copy())[None]
     inputs[0, list(masked)] = MASK
     with torch.no_grad():
         log_p = (
@@ -38,7 +39,7 @@ def log_probability(model: Transformer, masked: tuple[int, ...], shifted: bool) 
             .index_fill(-1, torch.tensor(MASK), -torch.inf)
             .log_softmax(-1)
         )
-    return {place: float(log_p[place - 1 if shifted else place, WINDOW[place]]) for place in masked}
+    return {place: float(log_p[place - 1 if shifted else place, WINDOW.tokens[place]]) for place in masked}
 
 
 def any_order(model: Transformer, shifted: bool) -> float:

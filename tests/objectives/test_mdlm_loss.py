@@ -16,13 +16,14 @@ import torch
 
 from dualm.config import ObjectiveConfig
 from dualm.data.tokenizer import BOS, MASK
+from dualm.data.windows import Window
 from dualm.model.loss import linear_cross_entropy
 from dualm.objectives.example import collate
 from dualm.objectives.masked_diffusion import MaskedDiffusion
 from dualm.objectives.time import density
 
 VOCAB, LENGTH = 40, 24
-WINDOW = np.concatenate([[BOS], np.random.default_rng(0).integers(16, VOCAB, LENGTH)])
+WINDOW = Window(np.concatenate([[BOS], np.random.default_rng(0).integers(16, VOCAB, LENGTH)]))
 LEAST, MOST = 1e-3, 20.0
 
 ALPHAS: dict[str, Callable[[float], float]] = {  # signal left at time s, as the papers write it
@@ -42,7 +43,7 @@ def integrand(alpha: Callable[[float], float], s: float, logits: np.ndarray, mas
         row = logits[position].copy()
         row[MASK] = -np.inf
         top = row.max()
-        total += row[WINDOW[position]] - (top + math.log(np.exp(row - top).sum()))
+        total += row[WINDOW.tokens[position]] - (top + math.log(np.exp(row - top).sum()))
     return slope / (1 - alpha(s)) * total / (LENGTH - 1)
 
 
@@ -62,7 +63,7 @@ def test_the_loss_is_the_papers_equation(schedule: str, shifted: bool) -> None:
         masked = np.flatnonzero(example.inputs == MASK)
         assert len(masked) > 0
         batch = collate([example])
-        nll, _ = linear_cross_entropy(hidden[batch.rows], head, batch.targets, MASK)
+        nll, _ = linear_cross_entropy(hidden[batch.outputs], head, batch.targets, MASK)
         ours = float((nll * batch.weights).sum())
         assert ours == pytest.approx(integrand(ALPHAS[schedule], s, logits, masked), rel=1e-5)
 

@@ -33,7 +33,7 @@ def batches(
 
 
 def same(a: Batch, b: Batch) -> bool:
-    tensors = ("inputs", "rows", "targets", "weights")
+    tensors = ("inputs", "outputs", "targets", "weights")
     return (
         all(torch.equal(getattr(a, name), getattr(b, name)) for name in tensors)
         and a.attention.kind == b.attention.kind
