@@ -103,39 +103,29 @@ class LanguageModel:
         pairs: Sequence[tuple[str, str]],
         mode: str = "ar",
         *,
-        draws: int = 32,
-        guidance: float = 0.0,
-        mask_padding: int = 0,
-        seed: int = 0,
         batch: int = 32,
         greedy: bool = False,
+        **settings: Any,
     ) -> list[Score]:
         """Log-likelihood in nats of each continuation given its context: see `dualm.likelihood.modes`.
 
         Args:
             pairs: (context, continuation); an empty context scores the continuation as a document's beginning.
             mode: ar | prefix | mc | chain | pll | pll_mixed | exact.
-            draws: masks per pair in mode mc.
-            guidance: weight of unsupervised classifier-free guidance; 0 for ar and prefix.
-            mask_padding: masks after each pair until it is so many tokens long; 0 for ar, prefix and exact.
-            seed: decides the masks of mode mc, together with the pair's own tokens.
             batch: sequences of full context that go through the network at once.
             greedy: also say whether decoding at temperature 0 would give the continuation.
+            settings: draws, seed, guidance, mask_padding; see `Scoring`.
 
         Raises:
-            UserError: unknown mode, empty continuation, guidance in a causal mode.
+            UserError: unknown mode, empty continuation, a setting that the mode ignores.
         """
-        return self.score_tokens(
-            [self.encode_pair(*pair) for pair in pairs],
-            Scoring(mode, draws, seed, guidance, mask_padding),
-            batch=batch,
-            greedy=greedy,
-        )
+        encoded = [self.encode_pair(*pair) for pair in pairs]
+        return self.score_tokens(encoded, Scoring(mode, **settings), batch, greedy)
 
     def score_tokens(
         self, pairs: Sequence[Pair], scoring: Scoring, batch: int = 32, greedy: bool = False
     ) -> list[Score]:
-        """The same of pairs of token ids."""
+        """The same for pairs of token ids."""
         with self.autocast():
             return score(self.model, pairs, scoring, self.shifted, batch, greedy)
 

@@ -1,4 +1,4 @@
-"""`dualm locality RUN --text FILE`: loss of masked tokens by their distance to a visible one."""
+"""`dualm locality RUN --text FILE`: loss of masked tokens by their distance to the nearest visible token."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     check_least(arguments, draws=1, batch=1)
     model = LanguageModel.load(arguments.run, arguments.device)
-    places = locality(model, Path(arguments.text), arguments.draws, arguments.seed, arguments.batch)
-    Console().print(locality_table(places, f"{arguments.run}: masked tokens of {arguments.text}, nats per token"))
+    bins = locality(model, Path(arguments.text), arguments.draws, arguments.seed, arguments.batch)
+    Console().print(locality_table(bins, f"{arguments.run}: masked tokens of {arguments.text}, nats per token"))
     if arguments.out:
-        write(places, Path(arguments.out))
+        write(bins, Path(arguments.out))

@@ -22,9 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from dualm.evaluation import report
     from dualm.evaluation.judge import Judge
-    from dualm.evaluation.quality import quality, read_samples
+    from dualm.evaluation.quality import quality, quality_table, read_samples, write
 
     if arguments.reference and not arguments.judge:
         raise UserError("--reference: got no --judge, expected one as well: MAUVE compares texts in its hidden states")
@@ -32,6 +31,6 @@ def run(arguments: argparse.Namespace) -> None:
     reference = read_samples(Path(arguments.reference)) if arguments.reference else ()
     judge = Judge.load(arguments.judge, arguments.device) if arguments.judge else None
     measured = quality(texts, judge, reference)
-    Console().print(report.quality_table(measured))
+    Console().print(quality_table(measured))
     if arguments.out:
-        report.write_quality(Path(arguments.out), measured)
+        write(Path(arguments.out), measured)

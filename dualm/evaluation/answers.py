@@ -1,33 +1,35 @@
-"""Answers: what a model responds to prompts, and how often that is right.
+"""`dualm evaluate RUN --answers FILES`: what a model responds to prompts, and how often the response is right.
 
-read_pairs   prompts and the responses that are expected, read as the run read its own training data
+read_pairs   prompts and the responses that are expected, in the format of the run's own training data
 respond      a response to each prompt: greedy decoding, or diffusion in the whole window after it, as in training
-MATCHERS     when a response counts as the expected one
 """
 
 from __future__ import annotations
 
+import argparse
 import glob
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from decimal import Decimal, InvalidOperation
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from string import punctuation
+from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from dualm import config
 from dualm.config import DataConfig
 from dualm.data import corpus
 from dualm.errors import UserError
+from dualm.evaluation.kind import Kind, check_at_least, label
+from dualm.evaluation.matchers import MATCHERS
+from dualm.evaluation.tables import grouped, result_table
 from dualm.generation.samplers import Denoising
-from dualm.generation.sampling import Dice, Sampling
-from dualm.language_model import Generation, LanguageModel
-from dualm.registry import Registry
 
-FINAL = "####"  # what GSM8K puts before the number that counts
+if TYPE_CHECKING:
+    from dualm.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,34 @@ class Answering:
     """How responses are made and judged. Raises UserError for an unknown matcher."""
 
     match: str = "exact"
-    two_stage: str | None = None  # diffusion: what follows this marker is decoded anew, given all before it
+    two_stage: str | None = None  # diffusion: what follows this marker is decoded again, given all before it
     denoising: Denoising = field(default_factory=Denoising)
-    seed: int = 0  # of samplers that commit at random places
-    batch: int = 8  # prompts that go through the network at once
+    seed: int = 0  # of samplers that commit random positions
+    batch: int = field(default=8, compare=False)  # prompts that go through the network at once
 
     def __post_init__(self) -> None:
         MATCHERS.choose(self.match)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Which prompts are answered, and how. Raises UserError for a number out of its range."""
+
+    run: Path  # its recipe says how pairs of prompt and response are written
+    files: tuple[Path, ...]
+    modes: tuple[str, ...]
+    answering: Answering = field(default_factory=Answering)
+    limit: int | None = None  # prompts per file
+    show: int = field(default=0, compare=False)  # answers printed per result
+
+    def __post_init__(self) -> None:
+        check_at_least(1, "--limit", self.limit)
+        check_at_least(0, "--show", self.show)
+
+    @property
+    def label(self) -> tuple[str, ...]:
+        match = self.answering.match + ("-two-stage" if self.answering.two_stage else "")
+        return label([path.stem for path in self.files], self.modes, match, limit=self.limit)
 
 
 @dataclass(frozen=True)
@@ -54,7 +77,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnswerResult:
-    """The answers to the prompts of a file in one mode; `accuracy` and its standard error are fractions."""
+    """The answers to the prompts of a file in one mode. `accuracy` and its standard error are fractions."""
 
     file: str
     mode: str
@@ -63,7 +86,7 @@ class AnswerResult:
     accuracy: float
     standard_error: float  # binomial
     prompts: int
-    too_long: int  # prompts that leave no room in the context: wrong answers
+    too_long: int  # prompts that fill the context, so that the answer is wrong
     seconds: float
     answers: tuple[Answer, ...]
 
@@ -80,7 +103,7 @@ def evaluate_answers(
     prompts = [model.encode(prompt) for prompt, _ in pairs]
     responses = respond(model, prompts, mode, how)
     if how.two_stage and mode == "diffusion":
-        responses = decode_anew(model, prompts, responses, how.two_stage, how)
+        responses = decode_again(model, prompts, responses, how.two_stage, how)
     right = MATCHERS[how.match]
     answers = tuple(
         Answer(prompt, expected, response, right(response, expected))
@@ -105,7 +128,7 @@ def evaluate_answers(
 
 
 def pair_format(run: Path) -> DataConfig:
-    """How the pairs of a run are written: as its recipe says if it was trained on pairs, else as JSON Lines.
+    """The format of a run's pairs: that of its recipe if it was trained on pairs, else JSON Lines.
 
     Raises:
         UserError: a recipe that cannot be read.
@@ -137,16 +160,19 @@ def read_pairs(path: Path, data: DataConfig) -> list[corpus.Entry]:
 def respond(model: LanguageModel, prompts: Sequence[np.ndarray], mode: str, how: Answering) -> list[str]:
     """A response at temperature 0 to each prompt of token ids `[k]`, as long as the context allows; "" if k fills it.
 
-    Only prompts of one length share a batch: so each has the room that it would have alone.
+    A batch holds prompts of one length only, so each has the room that it would have alone.
     """
+    from dualm.generation.sampling import Dice, Sampling
+    from dualm.language_model import Generation
+
     responses = [""] * len(prompts)
     for rows in batches(list(map(len, prompts)), how.batch):
         together = [prompts[row] for row in rows]
         room = model.context - len(together[0])
         if room < 1:
             continue
-        task = Generation(mode, room, Sampling(temperature=0), how.denoising)
-        *_, texts = model.continuations(together, task, [Dice.of(how.seed, row, model.device) for row in rows])
+        generation = Generation(mode, room, Sampling(temperature=0), how.denoising)
+        *_, texts = model.continuations(together, generation, [Dice.of(how.seed, row, model.device) for row in rows])
         for row, text in zip(rows, texts, strict=True):
             responses[row] = text
     return responses
@@ -160,18 +186,18 @@ def batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
         yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def decode_anew(
+def decode_again(
     model: LanguageModel,
     prompts: Sequence[np.ndarray],
     responses: Sequence[str],
     marker: str,
     how: Answering,
 ) -> list[str]:
-    """The responses, with all that follows `marker` filled in again once what precedes it is settled.
+    """The responses, with all that follows `marker` decoded again, given what precedes it.
 
     Diffusion may commit a final number before the reasoning that it should follow from. SMDM (Nie et al. 2025) asks twice
     on GSM8K: for the rationale, then for the answer given question and rationale. Its model learns these as separate
-    examples; here one response holds both, so the first pass writes it whole and is cut at the marker, which is added
+    examples; here one response holds both. So the first pass writes it whole, and it is cut at the marker, which is added
     where it is missing. A response that leaves no room stays as it is.
     """
     heads = [before(response, marker) for response in responses]
@@ -190,32 +216,83 @@ def before(response: str, marker: str) -> str:
     return head + marker if found else f"{response.rstrip()} {marker}"
 
 
-# ---------------------------------------------------------------- (response, expected) -> is it right?
+# ---------------------------------------------------------------- the kind of evaluation
 
 
-def exact(response: str, expected: str) -> bool:
-    """The same text, white space around it aside."""
-    return response.strip() == expected.strip()
+def add_arguments(group: argparse._ArgumentGroup) -> None:
+    default = Denoising()
+    group.add_argument(
+        "--answers",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="prompts with responses, in the format of the run's data (default modes: all of generate)",
+    )
+    group.add_argument("--match", default="exact", help=f"when a response is right: {' | '.join(MATCHERS)} (exact)")
+    group.add_argument("--sampler", default=default.sampler, help=f"of diffusion, as in generate ({default.sampler})")
+    group.add_argument("--steps", type=int, help="network calls of diffusion (default: tokens)")
+    group.add_argument("--two-stage", metavar="MARK", help="diffusion: decode what follows MARK once more")
+    group.add_argument("--show", type=int, default=0, metavar="N", help="print N answers of each file and mode")
 
 
-def begins(response: str, expected: str) -> bool:
-    """Begins with what is expected, whatever the case and its last full stop (Berglund et al. 2023)."""
-    return response.strip().lower().startswith(expected.strip().rstrip(punctuation).lower())
+def settings(arguments: argparse.Namespace) -> Answers:
+    from dualm.language_model import GENERATION_MODES
+
+    for mode in arguments.modes:
+        GENERATION_MODES.choose(mode, "--modes")
+    denoising = Denoising(arguments.sampler, arguments.steps, guidance=arguments.guidance)
+    return Answers(
+        run=Path(arguments.run),
+        files=tuple(arguments.answers),
+        modes=arguments.modes or tuple(GENERATION_MODES),
+        answering=Answering(arguments.match, arguments.two_stage, denoising, arguments.seed, arguments.batch),
+        limit=arguments.limit,
+        show=arguments.show,
+    )
 
 
-def final_answer(response: str, expected: str) -> bool:
-    """The same after the last `####`, numbers compared as numbers (GSM8K: Cobbe et al. 2021)."""
-    return FINAL in response and _value(response) == _value(expected)
+def read(what: Answers) -> dict[Path, list[corpus.Entry]]:
+    """The pairs of each file, up to the limit. Raises UserError as `pair_format` and `read_pairs` do."""
+    data = pair_format(what.run)
+    return {path: read_pairs(path, data)[: what.limit] for path in what.files}
 
 
-def _value(text: str) -> Decimal | str:
-    final = "".join(text.rpartition(FINAL)[2].split()).replace(",", "")
-    try:
-        return Decimal(final)
-    except InvalidOperation:
-        return final
+def run(
+    model: LanguageModel, what: Answers, files: dict[Path, list[corpus.Entry]], say: Callable[[str], None]
+) -> Iterator[AnswerResult]:
+    for path, pairs in files.items():
+        for mode in what.modes:
+            say(f"{path}, mode {mode}")
+            yield evaluate_answers(model, path, pairs, mode, what.answering)
 
 
-MATCHERS: Registry[Callable[[str, str], bool]] = Registry(
-    "--match", {"exact": exact, "begins": begins, "final_answer": final_answer}
-)
+def table(results: Sequence[AnswerResult], title: str, what: Answers) -> RenderableType:
+    """Share of right answers in percent ± its standard error, and below it the first answers of each result."""
+    made = result_table(title, ("prompts of", "mode", "match"), ("right ± s.e.", "prompts", "sec"))
+    for group in grouped(results, lambda result: result.file):
+        for name, result in group:
+            made.add_row(
+                Path(name).name,
+                result.mode + (", two stages" if result.two_stage else ""),
+                result.match,
+                f"{result.accuracy * 100:.1f} ± {result.standard_error * 100:>3.1f}",
+                f"{result.prompts:,}",
+                f"{result.seconds:.1f}",
+            )
+        made.add_section()
+    long = {result.file: result.too_long for result in results if result.too_long}
+    notes = [f"{Path(file).name}: {count:,} prompts fill the context, which is wrong." for file, count in long.items()]
+    lines = [line for result in results for line in _first_answers(result, what.show)]
+    return Group(made, *(Text(note, "dim") for note in notes), *lines)
+
+
+def _first_answers(result: AnswerResult, show: int) -> list[Text]:
+    lines = [Text(f"{Path(result.file).name}, {result.mode}", "bold")] if show else []
+    for answer in result.answers[:show]:
+        lines.append(Text(f"  {answer.prompt.strip()}", "dim"))
+        lines.append(Text(f"  {'right' if answer.right else 'wrong'}: {answer.response.strip()}"))
+        lines.append(Text(f"  expected: {answer.expected.strip()}\n"))
+    return lines
+
+
+KIND = Kind(add_arguments, settings, read, run, asdict, table)

@@ -1,149 +1,61 @@
-"""`dualm evaluate`: tasks, texts or prompts × modes, one result after the other, kept as they come."""
+"""`dualm evaluate`: the kinds of evaluation, and the steps that all of them share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.console import RenderableType
 
 from dualm.errors import UserError
-from dualm.evaluation import answers, report
-from dualm.evaluation.answers import Answering, AnswerResult
-from dualm.evaluation.files import read_text
-from dualm.evaluation.perplexity import TextResult, perplexity
-from dualm.language_model import GENERATION_MODES, LanguageModel
-from dualm.likelihood.modes import Scoring
+from dualm.evaluation import answers, benchmarks, perplexity, result_files
+from dualm.evaluation.kind import Kind
+from dualm.registry import Registry
 
-if TYPE_CHECKING:
-    from dualm.evaluation.harness import TaskResult
-
-TASK_MODES = ("ar", "prefix", "pll", "mc")
-TEXT_MODES = ("ar", "mc")
+KINDS: Registry[Kind[Any, Any]] = Registry(
+    "kind of evaluation", {"tasks": benchmarks.KIND, "text": perplexity.KIND, "answers": answers.KIND}
+)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What to measure: `tasks` (names, with files below `data`), `texts` (files), or answers to `prompts` (files)."""
+def evaluate(arguments: argparse.Namespace, say: Callable[[str], None]) -> tuple[RenderableType, Path | None]:
+    """Measure what the command line asks for: a table, and the path of the result files without their suffix.
 
-    run: Path
-    tasks: tuple[str, ...] = ()
-    texts: tuple[Path, ...] = ()
-    prompts: tuple[Path, ...] = ()
-    answering: Answering = field(default_factory=Answering)
-    show: int = 0  # answers printed per result
-    modes: tuple[str, ...] = ()
-    data: Path | None = None
-    limit: int | None = None  # documents per task or subtask, prompts per file
-    stride: int | None = None
-    draws: int = 32
-    guidance: float = 0.0
-    mask_padding: int = 0
-    seed: int = 0
-    batch: int = 8
-    device: str | None = None
-    precision: str = "fp32"
-    out: Path | None = None
-
-    def __post_init__(self) -> None:
-        if sum(map(bool, (self.tasks, self.texts, self.prompts))) != 1:
-            raise UserError("dualm evaluate: expected one of --tasks NAMES, --text FILES and --answers FILES")
-        for name, least in (("limit", 1), ("batch", 1), ("show", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name}: got {value}, expected at least {least}")
-        if self.prompts:
-            for mode in self.mode_names:
-                GENERATION_MODES.choose(mode, "--modes")
-        else:
-            self.scorings()
-
-    @property
-    def mode_names(self) -> tuple[str, ...]:
-        return self.modes or (TASK_MODES if self.tasks else TEXT_MODES if self.texts else tuple(GENERATION_MODES))
-
-    def scorings(self) -> list[Scoring]:
-        """One for each mode. Raises UserError for an unknown one, or guidance where there can be none."""
-        how = {"draws": self.draws, "seed": self.seed, "guidance": self.guidance, "mask_padding": self.mask_padding}
-        return [Scoring(mode, **how) for mode in self.mode_names]
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the results go: `out`, or `evaluation` in the run directory; None if the model is in no run."""
-        in_run = self.run / "evaluation" if (self.run / "recipe.yaml").is_file() else None
-        return self.out or in_run
-
-    @property
-    def name(self) -> str:
-        """Of its files: what was measured, how, and on how much of it."""
-        what = self.tasks or tuple(path.stem for path in self.texts + self.prompts)
-        short = what[:4] if len(what) <= 4 else (*what[:3], f"{len(what) - 3}-more")
-        limit = f"-limit{self.limit}" if self.limit else ""
-        two_stage = "-two-stage" if self.answering.two_stage else ""
-        match = f"-{self.answering.match}{two_stage}" if self.prompts else ""
-        return f"{'+'.join(short)}-{'+'.join(self.mode_names)}{match}{limit}".replace("/", "_").replace(":", "_")
-
-
-def evaluate(what: Evaluation, say: Callable[[str], None]) -> RenderableType:
-    """Measure, write the files after every result, and return the table. `say` hears what is being measured.
+    The files are written again after every result. Without `--out`, a model outside a run directory gets none, and the path
+    is None. `say` is called with what is being measured.
 
     Raises:
-        UserError: an unknown task, files or a model that cannot be read; before anything is measured.
+        UserError: an invalid value, or an input or a model that cannot be read; before anything is measured.
     """
-    model = LanguageModel.load(what.run, what.device, what.precision)
-    if what.folder:
-        report.make_folder(what.folder)
-    measure = _tasks if what.tasks else _texts if what.texts else _answers
-    settings = {"model": str(model.folder), "settings": _plain(what)}
-    results: list[TaskResult | TextResult | AnswerResult] = []
-    for result in measure(what, model, say):
+    from dualm.language_model import LanguageModel
+
+    kind = chosen(arguments)
+    what = kind.settings(arguments)
+    inputs = kind.read(what)
+    model = LanguageModel.load(arguments.run, arguments.device, arguments.precision)
+    settings = {"precision": arguments.precision, **result_files.distinguishing(what)}
+    about = {"model": str(model.folder.resolve()), "settings": settings}
+    folder, name = arguments.out or folder_in(Path(arguments.run)), result_files.file_name(what.label, about)
+    if folder:
+        result_files.make_folder(folder)
+    results = []
+    for result in kind.run(model, what, inputs, say):
         results.append(result)
-        if what.folder:
-            report.write(what.folder, what.name, settings, results)
-    if what.prompts:
-        return report.answer_table(results, str(model.folder), what.show)  # type: ignore[arg-type]
-    table = report.task_table if what.tasks else report.text_table
-    return table(results, str(model.folder))  # type: ignore[arg-type]
+        if folder:
+            result_files.write(folder, name, about, [kind.row(one) for one in results])
+    return kind.table(results, str(model.folder), what), folder / name if folder else None
 
 
-def _tasks(what: Evaluation, model: LanguageModel, say: Callable[[str], None]) -> Iterator[TaskResult]:
-    from dualm.evaluation.harness import evaluate_task, load_tasks
-    from dualm.evaluation.lm_eval import DualLM
-
-    tasks = load_tasks(what.tasks, what.data)
-    for name, parts in tasks.items():
-        for scoring in what.scorings():
-            say(f"{name}, mode {scoring.mode}")
-            how = {name: getattr(scoring, name) for name in ("draws", "guidance", "mask_padding", "seed")}
-            yield evaluate_task(DualLM(model, scoring.mode, batch_size=what.batch, **how), name, parts, what.limit)
+def chosen(arguments: argparse.Namespace) -> Kind[Any, Any]:
+    """The kind whose option is given. Raises UserError if none is, or more than one."""
+    given = [name for name in KINDS if getattr(arguments, name)]
+    if len(given) != 1:
+        got = " and ".join(f"--{name}" for name in given) or "none"
+        raise UserError(f"dualm evaluate: got {got}, expected one of {', '.join(f'--{name}' for name in KINDS)}")
+    return KINDS[given[0]]
 
 
-def _texts(what: Evaluation, model: LanguageModel, say: Callable[[str], None]) -> Iterator[TextResult]:
-    for path in what.texts:
-        read_text(path)
-    for path in what.texts:
-        for scoring in what.scorings():
-            say(f"{path}, mode {scoring.mode}")
-            yield perplexity(model, path, scoring, what.stride, what.batch)
-
-
-def _answers(what: Evaluation, model: LanguageModel, say: Callable[[str], None]) -> Iterator[AnswerResult]:
-    data = answers.pair_format(what.run)
-    files = {path: answers.read_pairs(path, data)[: what.limit] for path in what.prompts}
-    for path, pairs in files.items():
-        for mode in what.mode_names:
-            say(f"{path}, mode {mode}")
-            yield answers.evaluate_answers(model, path, pairs, mode, what.answering)
-
-
-def _plain(what: Evaluation) -> dict[str, object]:
-    plain = asdict(what) | {"modes": list(what.mode_names)}
-    return {key: _text(value) for key, value in plain.items()}
-
-
-def _text(value: object) -> object:
-    if isinstance(value, Path):
-        return str(value)
-    return [_text(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+def folder_in(run: Path) -> Path | None:
+    """Where the results of a run go. None: `run` is a model outside a run directory."""
+    return run / "evaluation" if (run / "recipe.yaml").is_file() else None

@@ -1,6 +1,7 @@
-"""Tasks scored by lm-eval: a model in a mode × a task -> a score, with its standard error and the chance level.
+"""Benchmarks scored by lm-eval: a model in a mode × a benchmark -> a score, its standard error and the chance level.
 
-The documents of local tasks are handed to lm-eval in memory, so nothing is looked for on a network.
+lm-eval gets the documents of local benchmarks in memory, so it asks no network for them. A benchmark is a "task" to
+lm-eval; a benchmark with subtasks is several.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,41 +22,25 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from dualm.errors import UserError
+from dualm.evaluation.benchmarks import BenchmarkResult
+from dualm.evaluation.documents import BENCHMARKS, Benchmark, Document, documents
 from dualm.evaluation.lm_eval import DualLM
-from dualm.evaluation.tasks import TASKS, Document, LocalTask, documents, normalised
 
-LIBRARY = "lm_eval:"  # before the name of a task: lm-eval's own, even where a local one has the same name
+LIBRARY = "lm_eval:"  # before a name: lm-eval's own task, even where a local benchmark has the same name
 ACCURACIES = ("acc_norm", "acc")
 BOOTSTRAP = 1000  # draws, for standard errors that lm-eval has no formula for
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    task: str
-    mode: str
-    metric: str
-    score: float
-    standard_error: float  # over documents; nan where there is only one
-    chance: float | None  # None: not an accuracy
-    documents: int
-    seconds: float = math.nan  # of the whole task; its subtasks are read together
-    subtasks: tuple[TaskResult, ...] = ()
-
-    @property
-    def normalised(self) -> float | None:
-        return None if self.chance is None else normalised(self.score, self.chance)
 
 
 def load_tasks(names: Sequence[str], data: Path | None) -> dict[str, dict[str, Task]]:
     """The lm-eval tasks that each name means: one, or one for each subtask.
 
     Raises:
-        UserError: an unknown name, missing or damaged files, a task of lm-eval whose data cannot be had.
+        UserError: an unknown name, missing or damaged files, a task of lm-eval whose data cannot be loaded.
     """
     loaded: dict[str, dict[str, Task]] = {}
     manager: TaskManager | None = None
     for name in names:
-        if name in TASKS:
+        if name in BENCHMARKS:
             loaded[name] = local_tasks(name, data)
             continue
         manager = manager or TaskManager()  # reads thousands of files: only where it is needed
@@ -65,22 +49,22 @@ def load_tasks(names: Sequence[str], data: Path | None) -> dict[str, dict[str, T
 
 
 def local_tasks(name: str, data: Path | None) -> dict[str, Task]:
-    """One of our TASKS, as lm-eval's: by name of the subtask, "blimp/passive_1", or simply "piqa"."""
+    """One of BENCHMARKS as tasks of lm-eval, by name of the subtask ("blimp/passive_1") or of the benchmark ("piqa")."""
     with quiet():
         made = {
             f"{name}/{subtask}" if subtask else name: documents_of
             for subtask, documents_of in documents(name, data).items()
         }
-        return {full: _configured(full, TASKS[name], found) for full, found in made.items()}
+        return {full: _configured(full, BENCHMARKS[name], found) for full, found in made.items()}
 
 
-def _configured(name: str, task: LocalTask, found: list[Document]) -> Task:
+def _configured(name: str, benchmark: Benchmark, found: list[Document]) -> Task:
     one_choice = all(len(document["choices"]) == 1 for document in found)
     scoring: dict[str, Any] = {"output_type": "multiple_choice", "doc_to_choice": "choices", "doc_to_target": "gold"}
     if one_choice:
         scoring = {
             "output_type": "loglikelihood",
-            "doc_to_target": lambda document: task.delimiter + document["choices"][0],
+            "doc_to_target": lambda document: benchmark.delimiter + document["choices"][0],
         }
     return ConfigurableTask(
         config={
@@ -88,11 +72,11 @@ def _configured(name: str, task: LocalTask, found: list[Document]) -> Task:
             "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list([*map(dict, found)])},
             "test_split": "test",
             "doc_to_text": "context",
-            "target_delimiter": task.delimiter,
+            "target_delimiter": benchmark.delimiter,
             "num_fewshot": 0,
             "metric_list": [
                 {"metric": metric, "aggregation": "mean", "higher_is_better": True}
-                for metric in dict.fromkeys(["acc", task.metric])
+                for metric in dict.fromkeys(["acc", benchmark.metric])
             ],
             "metadata": {"version": 1.0},
             **scoring,
@@ -102,7 +86,9 @@ def _configured(name: str, task: LocalTask, found: list[Document]) -> Task:
 
 def _library_tasks(name: str, manager: TaskManager) -> dict[str, Task]:
     if name not in manager.all_tasks:
-        raise UserError(f"--tasks: got {name!r}, expected {', '.join(TASKS)} or the name of one of lm-eval's tasks")
+        raise UserError(
+            f"--tasks: got {name!r}, expected {', '.join(BENCHMARKS)} or the name of one of lm-eval's tasks"
+        )
     try:
         with quiet():
             tasks = manager.load([name])["tasks"]
@@ -114,11 +100,11 @@ def _library_tasks(name: str, manager: TaskManager) -> dict[str, Task]:
     return tasks
 
 
-def evaluate_task(model: DualLM, name: str, tasks: dict[str, Task], limit: int | None = None) -> TaskResult:
+def evaluate_benchmark(model: DualLM, name: str, tasks: dict[str, Task], limit: int | None = None) -> BenchmarkResult:
     """Score the first `limit` documents (None: all) of every subtask.
 
-    The score of a task with subtasks is their mean, each counting alike; they share no document, so their errors
-    add up as if independent.
+    The score of a benchmark with subtasks is their unweighted mean. They share no document, so its standard error takes
+    theirs as independent.
     """
     start = time.perf_counter()
     with quiet():
@@ -128,9 +114,9 @@ def evaluate_task(model: DualLM, name: str, tasks: dict[str, Task], limit: int |
     return _mean(name, results, seconds)
 
 
-def _result(key: str, task: Task, values: dict[str, Any], name: str, mode: str) -> TaskResult:
+def _result(key: str, task: Task, values: dict[str, Any], name: str, mode: str) -> BenchmarkResult:
     available = [metric.split(",")[0] for metric in values if "," in metric and "_stderr" not in metric]
-    wanted = [TASKS[name].metric] if name in TASKS else [*ACCURACIES, *available]
+    wanted = [BENCHMARKS[name].metric] if name in BENCHMARKS else [*ACCURACIES, *available]
     metric = next(metric for metric in wanted if metric in available)
     (score,) = (value for full, value in values.items() if full.split(",")[0] == metric)
     (error,) = (value for full, value in values.items() if full.split(",")[0] == f"{metric}_stderr")
@@ -140,13 +126,13 @@ def _result(key: str, task: Task, values: dict[str, Any], name: str, mode: str) 
         several = task.OUTPUT_TYPE == "multiple_choice"
         chance = sum(1 / n for n in choices.values()) / len(choices) if several else 0.0
     spread = error if isinstance(error, float) else math.nan
-    return TaskResult(key, mode, metric, float(score), spread, chance, len(choices))
+    return BenchmarkResult(key, mode, metric, float(score), spread, chance, len(choices))
 
 
-def _mean(name: str, results: Sequence[TaskResult], seconds: float) -> TaskResult:
+def _mean(name: str, results: Sequence[BenchmarkResult], seconds: float) -> BenchmarkResult:
     n, first = len(results), results[0]
     chances = [result.chance for result in results if result.chance is not None]
-    return TaskResult(
+    return BenchmarkResult(
         name,
         first.mode,
         first.metric,

@@ -51,8 +51,10 @@ class Judge:
 
     @torch.no_grad()
     def loss(self, tokens: np.ndarray) -> tuple[float, int]:
-        """Nats of `tokens` `[length]`, and how many were scored: after the judge's first token if it has one, else
-        all but the first. Texts longer than the judge's context are read in windows that overlap by half."""
+        """Nats of `tokens` `[length]`, and how many tokens were scored: all, or all but the first for a judge without `<s>`.
+
+        Texts longer than the judge's context are read in windows that overlap by half.
+        """
         bos = self.tokenizer.bos_token_id
         start = np.array([bos]) if bos is not None else tokens[:1]
         scored = tokens if bos is not None else tokens[1:]

@@ -1,19 +1,20 @@
-"""The adapter for EleutherAI's lm-eval: a run as one of its models, in any of our ways to read.
+"""The adapter for EleutherAI's lm-eval: a trained model as one of its models, read in any mode.
 
-    dualm lm-eval --model dualm --model_args run=runs/mine,mode=pll --tasks arc_easy     its command line, with us in it
+    dualm lm-eval --model dualm --model_args run=runs/mine,mode=pll --tasks arc_easy     its own command line
 
     import dualm.evaluation.lm_eval
     lm_eval.simple_evaluate(model="dualm", model_args="run=runs/mine,mode=pll", tasks=["arc_easy"])
 
-lm-eval (0.4.13) knows the models of its own table and those registered in its process, and has no entry point that
-would let an installed package add one. So plain `lm_eval --model dualm` cannot work unless something imports this module
-there first; `dualm lm-eval` is that command line with the import made.
+lm-eval (0.4.13) knows its own models and those that are registered in its process. It has no entry point with which an
+installed package could add one. So plain `lm_eval --model dualm` works only if something imports this module there first;
+`dualm lm-eval` is that command line with the import made.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.utils import simple_parse_args_string
 
 from dualm.errors import UserError
 from dualm.language_model import LanguageModel
@@ -34,50 +36,55 @@ if TYPE_CHECKING:
 class DualLM(LM):
     """A trained model, read in one mode, as lm-eval asks: every number is that of `LanguageModel.score`.
 
-    Args:
-        run: a run directory, a checkpoint, an export, or a model in hand.
-        mode, draws, guidance, mask_padding, seed: as in `LanguageModel.score`; numbers may come as text.
-        batch_size: sequences of full context that go through the network at once, or "auto" for 32. lm-eval's
-            command line passes 1 where it is not given, which is slow.
-        device, precision: as in `LanguageModel.load`.
-
-    Raises:
-        UserError: an argument of no meaning, or what `LanguageModel.load` raises.
+    `batch` is how many sequences of full context go through the network at once.
     """
 
-    def __init__(
-        self,
-        run: str | LanguageModel | None = None,
-        mode: str = "ar",
-        draws: int | str = 32,
-        guidance: float | str = 0.0,
-        mask_padding: int | str = 0,
-        seed: int | str = 0,
-        batch_size: int | str = 32,
-        device: str | None = None,
-        precision: str = "fp32",
-        **unknown: Any,
-    ) -> None:
+    def __init__(self, model: LanguageModel, scoring: Scoring, batch: int = 32) -> None:
         super().__init__()
-        if unknown or run is None:
-            expected = "run, mode, draws, guidance, mask_padding, seed, batch_size, device, precision"
-            raise UserError(
-                f"model_args: got {', '.join(unknown) or 'no run'}, expected run=PATH and any of {expected}"
-            )
-        self.scoring = Scoring(
-            mode,
-            draws=_number(int, "draws", draws),
-            seed=_number(int, "seed", seed),
-            guidance=_number(float, "guidance", guidance),
-            mask_padding=_number(int, "mask_padding", mask_padding),
+        self.model, self.scoring, self.batch = model, scoring, batch
+        self._device = model.device
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> DualLM:
+        """What lm-eval calls with its `--model_args`; every value may be text.
+
+        Args:
+            arg_dict: `run` is a run directory, a checkpoint or an export; `mode`, `draws` and so on are the fields of
+                `Scoring`; `batch_size` may be "auto", which means 32; `device` and `precision` as in
+                `LanguageModel.load`.
+            additional_config: the options of lm-eval's command line. It passes batch_size 1 where none is given,
+                which is slow.
+
+        Raises:
+            UserError: an unknown argument, a value that is no number, or as `LanguageModel.load`.
+        """
+        arguments = {name: value for name, value in (arg_dict | (additional_config or {})).items() if value is not None}
+        options = [option.name for option in fields(Scoring)] + ["batch_size", "device", "precision"]
+        unknown = [name for name in arguments if name not in ("run", *options)]
+        if unknown or "run" not in arguments:
+            got = ", ".join(unknown) or "no run"
+            raise UserError(f"model_args: got {got}, expected run=PATH and any of {', '.join(options)}")
+        scoring = Scoring(
+            **{
+                option.name: _converted(type(option.default), option.name, arguments[option.name])
+                for option in fields(Scoring)
+                if option.name in arguments
+            }
         )
-        self.batch = _number(int, "batch_size", 32 if batch_size == "auto" else batch_size)
-        if self.batch < 1:
-            raise UserError(f"batch_size: got {batch_size}, expected at least 1")
+        size = arguments.get("batch_size", "auto")
+        batch = _converted(int, "batch_size", 32 if size == "auto" else size)
+        if batch < 1:
+            raise UserError(f"batch_size: got {batch}, expected at least 1")
+        device = arguments.get("device")
         if device == "cuda:0" and not torch.cuda.is_available():
             device = None  # lm-eval's command line says cuda:0 where its user said nothing
-        self.model = run if isinstance(run, LanguageModel) else LanguageModel.load(str(run), device, precision)
-        self._device = self.model.device
+        model = LanguageModel.load(str(arguments["run"]), device, arguments.get("precision", "fp32"))
+        return cls(model, scoring, batch)
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> DualLM:
+        """The same for arguments in one text: "run=runs/mine,mode=pll"."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(nats of the continuation, whether decoding at temperature 0 gives it) for requests (context, continuation)."""
@@ -100,25 +107,16 @@ class DualLM(LM):
         asked = _arguments(requests)
         answers = [""] * len(asked)
         order = sorted(range(len(asked)), key=lambda i: repr(asked[i][1]))
-        for _, alike in groupby(order, key=lambda i: repr(asked[i][1])):
-            places = list(alike)
-            texts = self._generate([asked[i][0] for i in places], asked[places[0]][1])
-            for place, text in zip(places, texts, strict=True):
-                answers[place] = text
+        for _, group in groupby(order, key=lambda i: repr(asked[i][1])):
+            rows = list(group)
+            texts = self._generate([asked[i][0] for i in rows], asked[rows[0]][1])
+            for i, text in zip(rows, texts, strict=True):
+                answers[i] = text
         return self._remember("generate_until", asked, answers)
 
     def _score(self, pairs: Sequence[tuple[Any, ...]], greedy: bool = False) -> list[Score]:
-        how = self.scoring
-        return self.model.score(
-            [(context, continuation) for context, continuation in pairs],
-            how.mode,
-            draws=how.draws,
-            guidance=how.guidance,
-            mask_padding=how.mask_padding,
-            seed=how.seed,
-            batch=self.batch,
-            greedy=greedy,
-        )
+        encoded = [self.model.encode_pair(context, continuation) for context, continuation in pairs]
+        return self.model.score_tokens(encoded, self.scoring, self.batch, greedy)
 
     def _generate(self, prompts: list[str], arguments: dict[str, Any]) -> list[str]:
         how: dict[str, Any] = {**normalize_gen_kwargs(arguments, default_max_gen_toks=self.model.context // 2)}
@@ -154,7 +152,7 @@ def _arguments(requests: Sequence[Instance]) -> list[tuple[Any, ...]]:
     return [tuple(request.args) for request in requests]
 
 
-def _number(kind: type, name: str, value: object) -> Any:
+def _converted(kind: type, name: str, value: Any) -> Any:
     try:
         return kind(value)
     except (TypeError, ValueError):

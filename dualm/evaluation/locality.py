@@ -1,12 +1,11 @@
-"""Where masked diffusion loses its bound: the loss of a masked token by its distance to the nearest visible one.
+"""The loss of masked tokens by their distance to the nearest visible token.
 
-Next to a visible token a mask is nearly n-gram prediction, far from any it is nearly unconditional; training at all
-rates alike spends most of its effort on neither (Hong et al. 2026). This report shows how much of the loss lies where.
+Next to a visible token, predicting a masked one is nearly n-gram prediction; far from every visible token it is nearly
+unconditional (Hong et al. 2026). This report shows how the loss and the masked tokens are distributed between the two.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,9 +19,11 @@ from rich.table import Table
 
 from dualm.data.tokenizer import MASK, PAD
 from dualm.data.windows import Window, padded
-from dualm.evaluation.files import read_text
 from dualm.evaluation.perplexity import encode_document
-from dualm.evaluation.validation import weighted_mean
+from dualm.evaluation.result_files import csv_text, make_folder
+from dualm.evaluation.statistics import weighted_mean
+from dualm.evaluation.texts import read_text
+from dualm.files import write_text
 from dualm.language_model import LanguageModel
 from dualm.model.transformer import never_predicted
 from dualm.objectives.example import Batch, collate
@@ -35,8 +36,8 @@ BANDS = (0.0, 1 / 3, 2 / 3, 1.0)  # of the mask rate t
 
 
 @dataclass(frozen=True)
-class Place:
-    """The masked tokens at a distance in (`above`, `upto`], at rates in (`rate_above`, `rate_upto`]."""
+class DistanceBin:
+    """The masked tokens at a distance in (`above`, `upto`], at mask rates in (`rate_above`, `rate_upto`]."""
 
     above: int
     upto: int
@@ -56,22 +57,22 @@ class Place:
 def distances(visible: np.ndarray) -> np.ndarray:
     """For every position of `visible` `[rows, length]` the number of tokens to the nearest visible one, 0 at itself."""
     length = visible.shape[1]
-    place = np.where(visible, np.arange(length), -10 * length)
-    before = np.arange(length) - np.maximum.accumulate(place, axis=1)
+    positions = np.where(visible, np.arange(length), -10 * length)
+    before = np.arange(length) - np.maximum.accumulate(positions, axis=1)
     mirrored = np.where(visible[:, ::-1], np.arange(length), -10 * length)
     after = (np.arange(length) - np.maximum.accumulate(mirrored, axis=1))[:, ::-1]
     return np.minimum(before, after)
 
 
-def locality(model: LanguageModel, path: Path, draws: int, seed: int, batch: int) -> list[Place]:
-    """Mask every window of a text file `draws` times at stratified rates, and sort the losses by distance and rate."""
+def locality(model: LanguageModel, path: Path, draws: int, seed: int, batch: int) -> list[DistanceBin]:
+    """Mask every window of a text file `draws` times at stratified rates, and sort the losses into bins."""
     tokens = np.concatenate(encode_document(model.tokenizer, read_text(path)))
     windows = [tokens[start : start + model.context + 1] for start in range(0, len(tokens) - 1, model.context)]
     read = list(_read(model, windows, draws, seed, batch))
     window, distance, rate, loss = (np.concatenate(column) for column in zip(*read, strict=True))
     rates = [(BANDS[0], BANDS[-1]), *pairwise(BANDS)]
     return [
-        _place(edges, band, window[here], loss[here], len(windows))
+        _bin(edges, band, window[here], loss[here], len(windows))
         for band in rates
         for edges in pairwise(DISTANCES)
         if (here := _within(distance, edges) & _within(rate, band)).any()
@@ -82,12 +83,12 @@ def _within(values: np.ndarray, edges: tuple[float, float]) -> np.ndarray:
     return (values > edges[0]) & (values <= edges[1])
 
 
-def _place(
+def _bin(
     edges: tuple[int, int], band: tuple[float, float], window: np.ndarray, loss: np.ndarray, windows: int
-) -> Place:
+) -> DistanceBin:
     counts = np.bincount(window, minlength=windows)
     mean, error = weighted_mean(np.bincount(window, loss, windows) / np.maximum(1, counts), counts)
-    return Place(*edges, *band, len(loss), mean, error if (counts > 0).sum() > 1 else math.nan)
+    return DistanceBin(*edges, *band, len(loss), mean, error if (counts > 0).sum() > 1 else math.nan)
 
 
 def _read(
@@ -122,29 +123,25 @@ def _losses(model: LanguageModel, batch: Batch) -> np.ndarray:
     return nll.double().cpu().numpy()
 
 
-def locality_table(places: Sequence[Place], title: str) -> Table:
+def locality_table(bins: Sequence[DistanceBin], title: str) -> Table:
     """Distances to the nearest visible token down, bands of the mask rate across, and the share of all masked tokens."""
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("distance")
-    overall = [place for place in places if (place.rate_above, place.rate_upto) == (BANDS[0], BANDS[-1])]
+    overall = [one for one in bins if (one.rate_above, one.rate_upto) == (BANDS[0], BANDS[-1])]
     bands = list(pairwise(BANDS))
     for heading in ("all t", *(f"t to {upto:.2f}" for _, upto in bands), "share"):
         table.add_column(heading, justify="right")
-    total = sum(place.tokens for place in overall)
-    for place in overall:
-        found = {(other.rate_above, other.rate_upto): other for other in places if other.above == place.above}
-        cells = [found.get(band) for band in bands]
-        shown = [f"{cell.loss:.3f}" if cell else "-" for cell in cells]
-        table.add_row(
-            place.name, f"{place.loss:.3f} ± {place.standard_error:.3f}", *shown, f"{place.tokens / total:.1%}"
-        )
+    total = sum(one.tokens for one in overall)
+    for one in overall:
+        by_band = {(other.rate_above, other.rate_upto): other for other in bins if other.above == one.above}
+        cells = [by_band.get(band) for band in bands]
+        losses = [f"{cell.loss:.3f}" if cell else "-" for cell in cells]
+        mean = f"{one.loss:.3f} ± {one.standard_error:.3f}"
+        table.add_row(one.name, mean, *losses, f"{one.tokens / total:.1%}")
     return table
 
 
-def write(places: Sequence[Place], path: Path) -> None:
-    """A line for each place, losses in nats per token."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(places[0])))
-        writer.writeheader()
-        writer.writerows(asdict(place) for place in places)
+def write(bins: Sequence[DistanceBin], path: Path) -> None:
+    """CSV with one line for each bin, losses in nats per token. Raises UserError where the folder cannot be made."""
+    make_folder(path.parent)
+    write_text(path, csv_text([asdict(one) for one in bins]))

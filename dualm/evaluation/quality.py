@@ -1,8 +1,8 @@
 """How good samples are, without a reference: generative perplexity, entropy, repetition. With one: MAUVE.
 
-Generative perplexity is that of another model, the judge. Text that says the same few words again and again is very
-likely under any judge, so low perplexity alone proves nothing (Zheng et al. 2024, section 4); the entropy of the tokens
-that a sample uses stands beside it always.
+Generative perplexity is that of another model, the judge. Text that repeats a few words is very likely under any judge,
+so low perplexity alone proves nothing (Zheng et al. 2024, section 4). The entropy of the tokens of a sample is therefore
+always given beside it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from dualm.errors import UserError
-from dualm.evaluation.files import read_records
 from dualm.evaluation.judge import Judge
+from dualm.evaluation.result_files import make_folder
+from dualm.evaluation.tables import shown
+from dualm.evaluation.texts import read_records
+from dualm.files import write_json
 
 NGRAMS = (1, 2, 3)
 FEWEST = 20  # texts that a MAUVE of two clusters needs, ten each
@@ -46,7 +53,7 @@ class Quality:
 
 
 def unigram_entropy(tokens: Sequence[Hashable]) -> float:
-    """Entropy in nats of the frequencies of `tokens`: 0 if there is but one kind, log n if all n differ."""
+    """Entropy in nats of the frequencies of `tokens`: 0 if all are equal, log n if all n differ."""
     counts = np.array(list(Counter(tokens).values()), dtype=float)
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum()) + 0.0
@@ -61,9 +68,9 @@ def distinct(texts: Iterable[Sequence[Hashable]], n: int) -> float:
 def read_samples(path: Path) -> list[str]:
     """The field "text" of each line of a JSON Lines file. Raises UserError for a line without, or no text at all."""
     texts = []
-    for place, record in read_records(path):
+    for position, record in read_records(path):
         if not isinstance(record.get("text"), str):
-            raise UserError(f"{place}: got fields {', '.join(record)}, expected a field 'text' that holds a text")
+            raise UserError(f"{position}: got fields {', '.join(record)}, expected a field 'text' that holds a text")
         texts.append(record["text"])
     if not any(text.strip() for text in texts):
         raise UserError(f"{path}: holds no text, expected samples")
@@ -101,9 +108,9 @@ def _perplexity(losses: Sequence[tuple[float, int]]) -> float | None:
 
 
 def mauve(judge: Judge, texts: Sequence[str], reference: Sequence[str]) -> float:
-    """MAUVE (Pillutla et al. 2021) of two sets of texts: 1 if they fill the judge's hidden space alike, towards 0 if not.
+    """MAUVE (Pillutla et al. 2021) of two sets of texts: 1 if the judge's hidden states of both are distributed equally.
 
-    Its authors use thousands of texts of like length; with fewer it is too high or too low by chance.
+    It is near 0 for sets with nothing in common. Its authors use thousands of texts of similar length; with fewer, chance makes it too high or too low.
     """
     from mauve import compute_mauve
 
@@ -112,3 +119,31 @@ def mauve(judge: Judge, texts: Sequence[str], reference: Sequence[str]) -> float
         raise UserError(f"--reference: got {len(kept)} samples and {len(expected)} texts, expected {FEWEST} of each")
     features = [np.stack([judge.feature(text) for text in some]) for some in (expected, kept)]
     return float(compute_mauve(p_features=features[0], q_features=features[1]).mauve)
+
+
+def quality_table(measured: Quality) -> RenderableType:
+    """One line for each number: perplexity, right below it entropy, and a note that says why."""
+    rows = {
+        "samples": f"{len(measured.samples):,}",
+        f"length, {measured.unit}": f"{measured.length:.1f}",
+        "generative perplexity, pooled": shown(measured.perplexity, 2),
+        "generative perplexity, median sample": shown(measured.median_perplexity, 2),
+        f"unigram entropy of a sample, nats per {measured.unit.rstrip('s')}": f"{measured.entropy:.3f}",
+        "unigram entropy, all samples together": f"{measured.pooled_entropy:.3f}",
+        **{f"distinct-{n}": shown(share, 3) for n, share in measured.distinct.items()},
+        "MAUVE": shown(measured.mauve, 3),
+    }
+    table = Table(box=box.SIMPLE, show_header=False, show_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in rows.items():
+        if value != "-":
+            table.add_row(name, value)
+    note = "Repeating a few words makes perplexity low: believe it only where entropy is that of real text."
+    return Group(table, Text(note, "dim"))
+
+
+def write(path: Path, measured: Quality) -> None:
+    """The numbers as JSON, those of each sample as well."""
+    make_folder(path.parent)
+    write_json(path, asdict(measured))

@@ -1,4 +1,4 @@
-"""The readings of a model: the ways in which validation reads it, and how each is called and drawn everywhere else.
+"""The readings of a model: the ways in which validation reads it, and their names and colours in tables and figures.
 
 ar                 causal, all targets
 ar_second_half     causal, on exactly the targets of `prefix`
@@ -50,7 +50,7 @@ def bits_per_byte(metric: str) -> str:
 
 
 def half(window: Window) -> int:
-    """Where the second half of a window begins, or what follows a prompt."""
+    """Where the second half of a window begins; after a prompt, where the response begins."""
     return window.given or len(window.inputs) // 2
 
 
@@ -118,7 +118,7 @@ READINGS = Registry(
         ),
     },
 )
-UNIGRAM = "valid/unigram_nll"  # no reading of the model: the loss of one that ignores all context
+UNIGRAM = "valid/unigram_nll"  # not a reading of the model: the loss of a model that ignores all context
 
 
 DRAWN = [reading for reading in READINGS.values() if reading.title]  # in their order in figures

@@ -6,19 +6,18 @@ import numpy as np
 
 from dualm.data.tokenizer import BOS, PAD
 from dualm.data.windows import Window, Windows
-from dualm.evaluation.validation import ValidationSet, weighted_mean
+from dualm.evaluation.statistics import weighted_mean
+from dualm.evaluation.validation import ValidationSet
 from dualm.objectives.autoregressive import next_token
 
-COUNTED = (
-    5_000_000  # tokens counted at most: by then every frequent token's share is known to a few parts in a thousand
-)
+COUNTED = 5_000_000  # tokens counted at most: enough to know the share of every frequent token within a few parts in a thousand
 
 
 def unigram_nll(data: ValidationSet, training: Windows, unique: int, vocab: int) -> tuple[float, float]:
     """Nats per token and standard error on what the AR reading of the validation windows predicts.
 
-    Counts are those of what it predicts in the first `unique` training windows, with one added to each, so an unseen
-    token has a price.
+    Counts are those of its targets in the first `unique` training windows, plus one for each token, so that an unseen token
+    has a finite loss.
     """
     counts = np.ones(vocab, dtype=np.int64)
     for index in range(min(unique, COUNTED // (len(data.windows[0].tokens) - 1))):

@@ -1,15 +1,15 @@
 """Validation: one model read in several ways on the same windows, every time.
 
-The readings are those of `dualm.evaluation.readings`. Beside them stand
+The readings are those of `dualm.evaluation.readings`. In addition:
 
-    valid/md_loss_t0.05 ... _t0.95   the NELBO's windows by mask rate, in bins of a tenth: cross-entropy of masked tokens
+    valid/md_loss_t0.05 ... _t0.95   the windows of the NELBO by mask rate, in bins of a tenth: cross-entropy of masked tokens
 
-The NELBO is the mean of those bins, so they show where it is lost. All are nats per token, the readings with a standard
-error over windows (`..._se`) and bits per byte (`..._bpb`). The noise is a function of the window alone, so two readings
-differ by the model and nothing else.
+The NELBO is the mean of those bins, so they show at which mask rates it is large. All are nats per token. The readings have a
+standard error over windows (`..._se`) and bits per byte (`..._bpb`). The noise is a function of the window alone, so two
+validations differ by the model and nothing else.
 
-With `data.format: pairs` the bound averages over all of a response, the padding `</s>` included, which the AR readings leave
-out: there the two do not compare.
+With `data.format: pairs` the bound averages over all of a response, including the padding `</s>`, which the AR readings
+exclude: there the two cannot be compared.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from dualm.config import Recipe
 from dualm.data.windows import Window, Windows
 from dualm.evaluation.readings import READINGS
+from dualm.evaluation.statistics import weighted_mean
 from dualm.objectives.example import Batch, Example, Objective, collate
 from dualm.randomness import stream
 
@@ -65,16 +66,16 @@ def by_rate(losses: np.ndarray, rates: np.ndarray, tokens: np.ndarray) -> dict[s
     """Mean loss in each bin of the mask rate that an example fell into; all three of one shape."""
     bins = np.clip(np.ceil(rates * RATE_BINS).astype(int) - 1, 0, RATE_BINS - 1)
     found = {}
-    for place in range(RATE_BINS):
-        here = (bins == place) & (tokens > 0)
+    for bin in range(RATE_BINS):
+        here = (bins == bin) & (tokens > 0)
         if here.any():
-            centre = (place + 0.5) / RATE_BINS
+            centre = (bin + 0.5) / RATE_BINS
             found[f"valid/md_loss_t{centre:.2f}"] = float(np.average(losses[here], weights=tokens[here]))
     return found
 
 
 def examples(data: ValidationSet, objective: Objective, draw: int, draws: int) -> list[Example]:
-    """Draw number `draw` of every window; its u lie in [draw, draw + 1) / draws, in an order fixed for good."""
+    """Draw number `draw` of every window; its u lie in [draw, draw + 1) / draws, in an order that never changes."""
     n = len(data.windows)
     u = (draw + (stream(0, "validation order").permutation(n) + 0.5) / n) / draws
     return [objective(window, u[row], stream(0, "validation", row, draw)) for row, window in enumerate(data.windows)]
@@ -95,15 +96,3 @@ def score_all(made: Sequence[Example], recipe: Recipe, score: Score, rank: int, 
         torch.distributed.all_reduce(gathered)
         losses = gathered.cpu()
     return losses.numpy()
-
-
-def weighted_mean(losses: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
-    """Mean loss per token and its standard error, windows being the independent units.
-
-    `losses` `[windows]` are per token, `tokens` `[windows]` how many they average over (ratio estimator).
-    """
-    total = tokens.sum()
-    mean = float((losses * tokens).sum() / total)
-    deviations = (losses - mean) * tokens
-    n = len(losses)
-    return mean, float(np.sqrt((deviations**2).sum() * n / max(1, n - 1)) / total)

@@ -1,16 +1,19 @@
-"""The sections of a sweep file about everything around training: the request to Slurm, and the tasks for scoring."""
+"""The sections of a sweep file about everything around training: the request to Slurm, and the benchmarks for scoring."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dualm.errors import UserError
 from dualm.sweep.isoflop import IsoFlop
+
+if TYPE_CHECKING:
+    from dualm.evaluation.benchmarks import Benchmarks
 
 
 @dataclass
@@ -47,21 +50,27 @@ class Slurm:
 
 @dataclass
 class Tasks:
-    """The benchmark tasks on which every finished run is scored, as by `dualm evaluate`."""
+    """The benchmarks on which every finished run is scored, as by `dualm evaluate`."""
 
     names: list[str] = field(default_factory=list)
     modes: list[str] = field(default_factory=lambda: ["ar", "prefix", "mc"])
     data: str | None = None
-    limit: int | None = None  # documents per task or subtask
+    limit: int | None = None  # documents per benchmark or subtask
     draws: int = 32
 
-    def check(self, path: Path) -> None:
-        from dualm.evaluation.evaluate import Evaluation
+    def settings(self) -> Benchmarks:
+        """What `dualm evaluate` measures. Raises UserError for an invalid value."""
+        from dualm.evaluation.benchmarks import Benchmarks
+        from dualm.likelihood.modes import Scoring
 
+        scorings = tuple(Scoring(mode, draws=self.draws) for mode in self.modes)
+        return Benchmarks(tuple(self.names), scorings, Path(self.data) if self.data else None, self.limit)
+
+    def check(self, path: Path) -> None:
         if not self.names:
             raise UserError(f"{path}: tasks.names: got none, expected names such as blimp or lambada")
         try:
-            Evaluation(Path(), tuple(self.names), modes=tuple(self.modes), limit=self.limit, draws=self.draws)
+            self.settings()
         except UserError as error:
             raise UserError(f"{path}: tasks: {error}") from None
 

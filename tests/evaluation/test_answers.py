@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,13 @@ from dualm.config import DataConfig
 from dualm.data.tokenizer import MASK
 from dualm.errors import UserError
 from dualm.evaluation import answers
-from dualm.evaluation.answers import MATCHERS, Answering, before, decode_anew, pair_format, read_pairs, respond
+from dualm.evaluation.answers import Answering, before, decode_again, pair_format, read_pairs, respond
+from dualm.evaluation.matchers import MATCHERS
 from dualm.generation.samplers import Denoising
 from dualm.generation.sampling import Dice, Sampling, before_end
 from dualm.language_model import GENERATION_MODES, LanguageModel
 from tests.conftest import Tiny
-from tests.evaluation.tiny import save_model, write_lines
+from tests.evaluation.tiny import save_model, write_lines, written
 from tests.test_cli import one_line
 
 CONTEXT = 24
@@ -120,7 +120,7 @@ def test_two_stages_keep_the_reasoning_and_decode_the_rest_anew(
     monkeypatch.setattr(answers, "respond", stub)
     prompts = [model.encode(text) for text in ("why", "how", "what")]
     first = ["2+5 = 7 #### 9", "seven", "a long story that ends late #### 7"]
-    assert decode_anew(model, prompts, first, "####", Answering()) == ["2+5 = 7 #### 7", "seven #### 7", first[2]]
+    assert decode_again(model, prompts, first, "####", Answering()) == ["2+5 = 7 #### 7", "seven #### 7", first[2]]
     assert asked == [["why2+5 = 7 ####", "howseven ####", "whata long story that ends late ####"]]
 
 
@@ -169,7 +169,10 @@ def test_local_files_stand_in_for_a_hugging_face_data_set(file: Path, tmp_path: 
         (["--answers", "FILE", "--modes", "pll"], "--modes: got 'pll', expected ar or prefix or diffusion"),
         (["--answers", "FILE", "--sampler", "luck"], "sampler: got 'luck'"),
         (["--answers", "FILE", "--show", "-1"], "--show: got -1, expected at least 0"),
-        (["--answers", "FILE", "--text", "FILE"], "expected one of --tasks NAMES, --text FILES and --answers FILES"),
+        (
+            ["--answers", "FILE", "--text", "FILE"],
+            "got --text and --answers, expected one of --tasks, --text, --answers",
+        ),
         (["--answers", "BAD"], "bad.jsonl:1: no field 'response' (data.response_field), has prompt"),
         (["--answers", "NONE"], "none.jsonl: no prompt with a response, expected at least one"),
     ],
@@ -194,18 +197,18 @@ def test_the_command_leaves_table_json_and_csv(
     assert "long.jsonl: 1 prompts fill the context, which is wrong." in said
     assert "expected: is it" in said
     assert "am I" not in said  # only one is shown
-    name = "asked+long-ar+diffusion-exact-limit3"
-    written = json.loads((tmp_path / "out" / f"{name}.json").read_text())
-    assert [(part["mode"], part["prompts"], part["too_long"]) for part in written["results"]] == [
+    found = written(tmp_path / "out")
+    assert [(part["mode"], part["prompts"], part["too_long"]) for part in found["results"]] == [
         ("ar", 3, 0),
         ("diffusion", 3, 0),
         ("ar", 1, 1),
         ("diffusion", 1, 1),
     ]
-    assert [answer["expected"] for answer in written["results"][0]["answers"]] == [r for _, r in PAIRS[:3]]
-    assert written["settings"]["answering"]["denoising"]["steps"] == 3
-    with (tmp_path / "out" / f"{name}.csv").open() as table:
-        (first, *_) = csv.DictReader(table)
+    assert [answer["expected"] for answer in found["results"][0]["answers"]] == [r for _, r in PAIRS[:3]]
+    assert found["settings"]["answering"]["denoising"]["steps"] == 3
+    (table,) = (tmp_path / "out").glob("asked+long-ar+diffusion-exact-limit3-*.csv")
+    with table.open() as file:
+        (first, *_) = csv.DictReader(file)
     assert (first["mode"], first["match"], first["prompts"]) == ("ar", "exact", "3")
     assert "answers" not in first
 

@@ -12,7 +12,7 @@ import dualm
 from dualm.cli import main
 from dualm.errors import UserError
 from dualm.language_model import LanguageModel
-from dualm.likelihood.modes import MODES
+from dualm.likelihood.modes import MODES, Scoring
 from tests import forked
 from tests.evaluation.test_tasks import local_yaml
 from tests.evaluation.tiny import save_model, write_data
@@ -65,7 +65,7 @@ def test_numbers_are_those_of_the_scorer(folder: Path, model: LanguageModel, mod
     ("mode", "way"), [("ar", "ar"), ("prefix", "prefix"), ("mc", "diffusion"), ("pll", "diffusion")]
 )
 def test_generation_is_that_of_the_model(model: LanguageModel, mode: str, way: str) -> None:
-    adapter = DualLM(model, mode, seed=1)
+    adapter = DualLM(model, Scoring(mode, seed=1))
     prompts, stop = ["The cat", "", "A dog"], "e"
     sampled = {"until": [stop], "max_gen_toks": 12, "do_sample": True, "temperature": 0.8, "top_p": 0.9}
     found = adapter.generate_until(asked("generate_until", *((prompt, sampled) for prompt in prompts)))
@@ -79,7 +79,7 @@ def test_generation_is_that_of_the_model(model: LanguageModel, mode: str, way: s
 
 
 def test_a_long_prompt_loses_its_front(model: LanguageModel) -> None:
-    adapter, arguments = DualLM(model), {"until": [], "max_gen_toks": 10}
+    adapter, arguments = DualLM(model, Scoring()), {"until": [], "max_gen_toks": 10}
     room = model.context - 1 - 10
     prompt = "é" + "ab" * model.context
     kept = prompt.encode()[-room:].decode()
@@ -98,7 +98,7 @@ def test_answers_reach_the_cache_of_lm_eval(model: LanguageModel) -> None:
         def add_partial(self, kind: str, request: tuple[Any, ...], answer: Any) -> None:
             kept.append((kind, request, answer))
 
-    adapter = DualLM(model)
+    adapter = DualLM(model, Scoring())
     adapter.set_cache_hook(Hook())  # type: ignore[arg-type]
     answers = adapter.loglikelihood(asked("loglikelihood", *PAIRS[:2]))
     assert kept == [("loglikelihood", pair, answer) for pair, answer in zip(PAIRS[:2], answers, strict=True)]
@@ -114,14 +114,14 @@ def test_answers_reach_the_cache_of_lm_eval(model: LanguageModel) -> None:
         ({"batch_size": 0}, "batch_size: got 0, expected at least 1"),
         ({"precision": "fp8"}, "precision: got 'fp8', expected fp32 or bf16"),
         ({"run": "nowhere"}, "nowhere: no such folder, expected a run directory"),
-        ({"pretrained": "x"}, "model_args: got pretrained, expected run=PATH and any of run, mode, draws"),
+        ({"pretrained": "x"}, "model_args: got pretrained, expected run=PATH and any of mode, draws"),
         ({"run": None}, "model_args: got no run, expected run=PATH"),
     ],
 )
 def test_bad_arguments(folder: Path, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError) as told:
-        DualLM(**{"run": str(folder), **arguments})
-    assert message in str(told.value)
+    with pytest.raises(UserError) as error:
+        DualLM.create_from_arg_obj({"run": str(folder), **arguments})
+    assert message in str(error.value)
 
 
 # ---------------------------------------------------------------- beside transformers
@@ -159,11 +159,11 @@ def run_lm_eval(arguments: str, data: Path, folder: Path) -> subprocess.Complete
 
 
 def test_the_command_line_knows_us(folder: Path, model: LanguageModel, data: Path, tmp_path: Path) -> None:
-    from dualm.evaluation.harness import evaluate_task, local_tasks
+    from dualm.evaluation.harness import evaluate_benchmark, local_tasks
 
     done = run_lm_eval(f"run={folder},mode=pll", data, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    expected = evaluate_task(DualLM(model, "pll"), "piqa", local_tasks("piqa", data))
+    expected = evaluate_benchmark(DualLM(model, Scoring("pll")), "piqa", local_tasks("piqa", data))
     (line,) = [line for line in done.stdout.splitlines() if "acc_norm" in line]
     assert f"{100 * expected.score:.2f}" in line
     assert f"{100 * expected.standard_error:.2f}" in line

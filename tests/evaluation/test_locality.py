@@ -32,23 +32,23 @@ def test_distances_are_to_the_nearest_on_either_side() -> None:
 def test_every_masked_token_is_counted_once(model: LanguageModel, tmp_path: Path) -> None:
     path = tmp_path / "sea.txt"
     path.write_text(TEXT)
-    places = locality(model, path, draws=8, seed=0, batch=7)
-    whole = [place for place in places if (place.rate_above, place.rate_upto) == (0.0, 1.0)]
-    parts = [place for place in places if place not in whole]
-    assert sum(place.tokens for place in whole) == sum(place.tokens for place in parts)
+    bins = locality(model, path, draws=8, seed=0, batch=7)
+    whole = [one for one in bins if (one.rate_above, one.rate_upto) == (0.0, 1.0)]
+    parts = [one for one in bins if one not in whole]
+    assert sum(one.tokens for one in whole) == sum(one.tokens for one in parts)
     windows, maskable = math.ceil(len(TEXT) / 24), 23
-    assert sum(place.tokens for place in whole) == pytest.approx(8 * windows * maskable / 2, rel=0.05)  # E[t] = 1/2
-    for place in whole:
-        same = [part for part in parts if part.above == place.above]
+    assert sum(one.tokens for one in whole) == pytest.approx(8 * windows * maskable / 2, rel=0.05)  # E[t] = 1/2
+    for one in whole:
+        same = [part for part in parts if part.above == one.above]
         mean = sum(part.loss * part.tokens for part in same) / sum(part.tokens for part in same)
-        assert mean == pytest.approx(place.loss)
+        assert mean == pytest.approx(one.loss)
     again = locality(model, path, draws=8, seed=0, batch=50)
-    assert [place.tokens for place in again] == [place.tokens for place in places]
-    assert [place.loss for place in again] == pytest.approx([place.loss for place in places], abs=1e-5)
-    write(places, tmp_path / "out/locality.csv")
+    assert [one.tokens for one in again] == [one.tokens for one in bins]
+    assert [one.loss for one in again] == pytest.approx([one.loss for one in bins], abs=1e-5)
+    write(bins, tmp_path / "out/locality.csv")
     with (tmp_path / "out/locality.csv").open() as file:
-        assert [int(row["tokens"]) for row in csv.DictReader(file)] == [place.tokens for place in places]
-    assert locality_table(places, "sea").row_count == len(whole)
+        assert [int(row["tokens"]) for row in csv.DictReader(file)] == [one.tokens for one in bins]
+    assert locality_table(bins, "sea").row_count == len(whole)
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ from dualm.language_model import LanguageModel
 from dualm.likelihood.modes import Scoring
 from dualm.likelihood.pairs import Pair
 from dualm.model.attention import AttentionMask
-from tests.evaluation.tiny import save_model
+from tests.evaluation.tiny import save_model, written
 from tests.test_cli import one_line
 
 CONTEXT = 16
@@ -125,12 +124,13 @@ def test_evaluate_text_writes_what_it_shows(
     said = capsys.readouterr().out
     assert "≤ " in said
     assert "mc is a bound" in said
-    rows = json.loads((tmp_path / "out" / "text-ar+mc.json").read_text())["results"]
+    rows = written(tmp_path / "out")["results"]
     expected = perplexity(model, text, Scoring("ar"))
     assert rows[0]["nats_per_token"] == expected.nats_per_token
     assert rows[0]["bits_per_byte"] == expected.bits_per_byte
     assert f"{expected.perplexity:.2f}" in said
-    with (tmp_path / "out" / "text-ar+mc.csv").open() as file:
+    (table,) = (tmp_path / "out").glob("text-ar+mc-*.csv")
+    with table.open() as file:
         assert [row["mode"] for row in csv.DictReader(file)] == ["ar", "mc"]
 
 

@@ -1,4 +1,4 @@
-"""Offline tasks: files of every format, scores against the scorer itself, and one line for every mistake."""
+"""Offline benchmarks: files of every format, scores against the scorer itself, and one line for every mistake."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ import pytest
 import dualm
 from dualm.cli import main
 from dualm.errors import UserError
-from dualm.evaluation.tasks import TASKS, documents, ending, normalised, read
+from dualm.evaluation.documents import BENCHMARKS, documents, ending, normalised, read
 from dualm.language_model import LanguageModel
-from tests.evaluation.tiny import PAIRS, PASSAGES, QUESTIONS, save_model, write_data, write_lines
+from dualm.likelihood.modes import Scoring
+from tests.evaluation.tiny import PAIRS, PASSAGES, QUESTIONS, save_model, write_data, write_lines, written
 from tests.test_cli import one_line
 
 
@@ -41,8 +42,8 @@ def model(folder: Path) -> LanguageModel:
 # ---------------------------------------------------------------- files and documents
 
 
-def test_documents_of_every_task(data: Path) -> None:
-    found = {name: documents(name, data) for name in TASKS}
+def test_documents_of_every_benchmark(data: Path) -> None:
+    found = {name: documents(name, data) for name in BENCHMARKS}
     assert list(found["blimp"]) == ["agreement", "islands"]
     assert found["blimp"]["islands"][0] == {"context": "", "choices": ["Who left?", "Who who left?"], "gold": 0}
     assert found["lambada"][""][1] == {"context": "Once upon a", "choices": ["time"], "gold": 0}
@@ -81,15 +82,15 @@ def test_hellaswag_loses_the_marks_of_wikihow() -> None:
             {"query": "q", "choices": ["a", ""], "gold": 0},
             "1: got ['a', ''], expected choices that are texts and not empty",
         ),
-        ({"query": 3, "choices": ["a", "b"], "gold": 0}, "1: not a document of this task"),
-        ({"query": "q", "choices": None, "gold": 0}, "1: not a document of this task"),
+        ({"query": 3, "choices": ["a", "b"], "gold": 0}, "1: not a document of this benchmark"),
+        ({"query": "q", "choices": None, "gold": 0}, "1: not a document of this benchmark"),
     ],
 )
 def test_a_record_that_is_no_document(tmp_path: Path, record: dict[str, Any], message: str) -> None:
     write_lines(tmp_path / "piqa.jsonl", [record])
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         documents("piqa", tmp_path)
-    assert f"{tmp_path / 'piqa.jsonl'}:{message}" in str(told.value)
+    assert f"{tmp_path / 'piqa.jsonl'}:{message}" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -100,14 +101,14 @@ def test_a_record_that_is_no_document(tmp_path: Path, record: dict[str, Any], me
         ("piqa.jsonl", b"[1]\n", "piqa.jsonl:1: got a JSON list, expected an object"),
         ("piqa.jsonl", "é".encode("latin-1"), "piqa.jsonl: not UTF-8 at byte 0"),
         ("hellaswag.txt", b"a\n0\nb\nc\nd\n", "hellaswag.txt:1: got 5 lines, expected 6"),
-        ("hellaswag.txt", b"a\nx\nb\nc\nd\ne\n", "hellaswag.txt:1: not a document of this task"),
+        ("hellaswag.txt", b"a\nx\nb\nc\nd\ne\n", "hellaswag.txt:1: not a document of this benchmark"),
     ],
 )
 def test_a_damaged_file(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         documents(name.split(".")[0], tmp_path)
-    assert message in str(told.value)
+    assert message in str(error.value)
 
 
 def test_two_files_that_could_be_meant(tmp_path: Path, data: Path) -> None:
@@ -125,7 +126,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the whole data sets are not here")
 def test_whole_data_sets() -> None:
-    sizes = {name: [len(found) for found in documents(name, SHARED).values()] for name in TASKS}
+    sizes = {name: [len(found) for found in documents(name, SHARED).values()] for name in BENCHMARKS}
     assert sizes["blimp"] == [1000] * 67
     assert {name: sum(size) for name, size in sizes.items() if name != "blimp"} == {
         "lambada": 5153,
@@ -148,14 +149,14 @@ def test_normalised() -> None:
 harness = pytest.importorskip("dualm.evaluation.harness", reason="needs lm-eval")
 
 
-def result(model: LanguageModel, data: Path, name: str, mode: str = "ar", **how: Any) -> Any:
+def result(model: LanguageModel, data: Path, name: str, scoring: Scoring | None = None, batch: int = 32) -> Any:
     from dualm.evaluation.lm_eval import DualLM
 
-    return harness.evaluate_task(DualLM(model, mode, **how), name, harness.local_tasks(name, data))
+    return harness.evaluate_benchmark(DualLM(model, scoring or Scoring(), batch), name, harness.local_tasks(name, data))
 
 
 def test_blimp_is_the_mean_of_its_files(model: LanguageModel, data: Path) -> None:
-    found = result(model, data, "blimp", "pll")
+    found = result(model, data, "blimp", Scoring("pll"))
     means, errors = [], []
     for pairs in PAIRS.values():
         scores = [[model.score([("", text)], "pll")[0].log_likelihood for text in pair] for pair in pairs]
@@ -195,7 +196,7 @@ def test_lambada_wants_the_word_itself(model: LanguageModel, data: Path, monkeyp
 
 @pytest.mark.parametrize("mode", ["mc", "pll"])
 def test_the_same_number_whatever_the_batch_size(model: LanguageModel, data: Path, mode: str) -> None:
-    one, many = (result(model, data, "blimp", mode, draws=4, batch_size=size) for size in (1, 8))
+    one, many = (result(model, data, "blimp", Scoring(mode, draws=4), size) for size in (1, 8))
     assert [part.score for part in one.subtasks] == [part.score for part in many.subtasks]
 
 
@@ -211,7 +212,7 @@ def test_a_task_of_lm_evals_own(
     )
     command = ["evaluate", str(folder), "--modes", "ar", "--data", str(data), "--out", str(tmp_path / "out"), "--tasks"]
     assert main([*command, "lm_eval:piqa,piqa"]) == 0
-    theirs, ours = json.loads((tmp_path / "out" / "lm_eval_piqa+piqa-ar.json").read_text())["results"]
+    theirs, ours = written(tmp_path / "out")["results"]
     assert theirs | {"task": "", "seconds": 0} == ours | {"task": "", "seconds": 0}
     assert main([*command, "nonsense"]) == 2
     expected = (
@@ -266,18 +267,19 @@ def test_evaluate_writes_what_it_shows(
     assert "blimp" in said.out
     assert "norm.: 0 at chance" in said.out
     assert said.err.strip() == ""
-    written = json.loads((tmp_path / "out" / "blimp+piqa-ar+mc-limit2.json").read_text())
-    assert [(row["task"], row["mode"]) for row in written["results"]] == [
+    found = written(tmp_path / "out")
+    assert [(row["task"], row["mode"]) for row in found["results"]] == [
         *(("blimp", "ar"), ("blimp", "mc")),
         *(("piqa", "ar"), ("piqa", "mc")),
     ]
-    assert written["settings"]["draws"] == 4
-    assert written["model"] == str(folder)
-    blimp = written["results"][0]
+    assert [(scoring["mode"], scoring["draws"]) for scoring in found["settings"]["scorings"]] == [("ar", 4), ("mc", 4)]
+    assert found["model"] == str(folder)
+    blimp = found["results"][0]
     assert blimp["documents"] == 4
     assert blimp["seconds"] > 0
     assert [part["documents"] for part in blimp["subtasks"]] == [2, 2]
-    with (tmp_path / "out" / "blimp+piqa-ar+mc-limit2.csv").open() as file:
+    (table,) = (tmp_path / "out").glob("blimp+piqa-ar+mc-limit2-*.csv")
+    with table.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["task"] for row in rows[:3]] == ["blimp", "blimp/agreement", "blimp/islands"]
     assert float(rows[0]["score"]) == blimp["score"]
@@ -289,7 +291,8 @@ def test_results_go_into_the_run(data: Path, tmp_path: Path) -> None:
     run = save_model(tmp_path / "run")
     (run / "recipe.yaml").touch()
     assert main(["evaluate", str(run), "--tasks", "piqa", "--modes", "ar", "--data", str(data)]) == 0
-    assert {path.name for path in (run / "evaluation").iterdir()} == {"piqa-ar.json", "piqa-ar.csv"}
+    assert {path.suffix for path in (run / "evaluation").glob("piqa-ar-*")} == {".json", ".csv"}
+    assert len(list((run / "evaluation").iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -304,14 +307,14 @@ def test_results_go_into_the_run(data: Path, tmp_path: Path) -> None:
         (["--tasks", "piqa", "--draws", "0"], "draws: got 0, expected at least 1"),
         (["--tasks", "piqa", "--limit", "0"], "--limit: got 0, expected at least 1"),
         (["--tasks", "piqa", "--batch", "0"], "--batch: got 0, expected at least 1"),
-        (["--tasks", "piqa", "--precision", "fp8"], "precision: got 'fp8', expected fp32 or bf16"),
-        (["--tasks", "piqa", "--device", "abacus"], "device: got 'abacus'"),
+        (["--tasks", "piqa", "--data", "{data}", "--precision", "fp8"], "precision: got 'fp8', expected fp32 or bf16"),
+        (["--tasks", "piqa", "--data", "{data}", "--device", "abacus"], "device: got 'abacus'"),
         (
             ["--tasks", "piqa", "--data", "{data}", "--out", "{data}/hellaswag_val_full.txt"],
             "expected a folder for the",
         ),
-        ([], "expected one of --tasks NAMES, --text FILES"),
-        (["--tasks", "piqa", "--text", "x.txt"], "expected one of --tasks NAMES, --text FILES"),
+        ([], "dualm evaluate: got none, expected one of --tasks, --text, --answers"),
+        (["--tasks", "piqa", "--text", "x.txt"], "got --tasks and --text, expected one of --tasks, --text, --answers"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -9,8 +9,9 @@ import torch
 from benchmarks.synthetic import packed
 from dualm.config import ModelConfig, Recipe, ValidateConfig
 from dualm.data.tokenizer import BOS, EOS
+from dualm.evaluation.statistics import weighted_mean
 from dualm.evaluation.unigram import unigram_nll
-from dualm.evaluation.validation import ValidationSet, validate, weighted_mean
+from dualm.evaluation.validation import ValidationSet, validate
 from dualm.model.transformer import Transformer
 from dualm.objectives.example import Batch
 

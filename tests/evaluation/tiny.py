@@ -1,4 +1,4 @@
-"""What the tests of tasks share: a tiny model in a folder, and tiny files of every task."""
+"""What the tests of evaluation share: a tiny model in a folder, and tiny files of every benchmark."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> Path:
     return path
 
 
+def written(out: Path) -> dict[str, Any]:
+    """The one JSON file of results in a folder."""
+    (path,) = out.glob("*.json")
+    return json.loads(path.read_text())
+
+
 PAIRS = {
     "agreement": [("The cats sleep.", "The cats sleeps."), ("A dog barks.", "A dog bark."), ("We are.", "We is.")],
     "islands": [("Who left?", "Who who left?"), ("I know it.", "I it know.")],
@@ -43,7 +49,7 @@ HELLASWAG = "A man sits. he\n1\nfalls off.\nstands up.\nis a roof.\nsings.\n" * 
 
 
 def write_data(folder: Path) -> Path:
-    """Files of all tasks, some of them deep down."""
+    """Files of all benchmarks, some of them deep down."""
     for name, pairs in PAIRS.items():
         records = [{"sentence_good": good, "sentence_bad": bad, "pairID": "0"} for good, bad in pairs]
         write_lines(folder / "blimp" / "data" / f"{name}.jsonl", records)

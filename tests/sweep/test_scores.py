@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ def scored(finished: TinySweep, monkeypatch: pytest.MonkeyPatch) -> TinySweep:
     return finished
 
 
-def write_result(run: Path, name: str, step: int, **result: Any) -> Path:
+def write_result(run: Path, name: str, step: int, settings: dict[str, Any] | None = None, **result: Any) -> Path:
     plain = {"task": "blimp", "mode": "ar", "score": 0.5, "standard_error": 0.1, "documents": 4} | result
     path = run / "evaluation" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"model": f"{run}/checkpoints/step-{step:06d}", "settings": {}, "results": [plain]}))
+    content = {"model": f"{run}/checkpoints/step-{step:06d}", "settings": settings or {}, "results": [plain]}
+    path.write_text(json.dumps(content))
     return path
 
 
@@ -58,22 +60,36 @@ def test_finished_runs_are_scored_once(scored: TinySweep) -> None:
     assert (scored.dir / "logs/R2-a0-s0.log").read_text() == log
 
 
-def test_scores_are_asked_for_again_where_they_are_others(scored: TinySweep) -> None:
-    run = scored.dir / "runs/R2-a0-s0"
+NEW = [{"mode": mode, "draws": 32, "seed": 0, "guidance": 0.0, "mask_padding": 0} for mode in BLIMP.modes]
+OLD = {"modes": BLIMP.modes, "draws": 32, "seed": 0, "guidance": 0.0, "tasks": ["blimp"], "out": None}  # of version 0.2
+
+
+@pytest.mark.parametrize("settings", [{"scorings": NEW}, OLD], ids=["new", "old"])
+def test_scores_are_found_by_the_settings_in_their_files(scored: TinySweep, settings: dict[str, Any]) -> None:
+    run, settings = scored.dir / "runs/R2-a0-s0", {**settings, "limit": 2, "precision": "fp32"}
     assert scores.are_there(None, run)
     assert not scores.are_there(BLIMP, run)
-    path = run / "evaluation/blimp-ar+pll-limit2.json"
-    path.parent.mkdir()
-    results = [{"task": "blimp", "mode": mode} for mode in BLIMP.modes]
-    path.write_text(json.dumps({"settings": {"draws": 32}, "results": results}))
+    write_result(run, "whatever", 30, settings, mode="ar")
+    assert not scores.are_there(BLIMP, run)  # it was stopped after the first mode
+    write_result(run, "another", 30, settings, mode="pll")
     assert scores.are_there(BLIMP, run)
     assert not scores.are_there(Tasks(["blimp"], ["ar", "pll"], limit=3), run)
     assert not scores.are_there(Tasks(["blimp"], ["ar", "pll"], limit=2, draws=8), run)
-    path.write_text(json.dumps({"settings": {"draws": 32}, "results": results[:1]}))  # it was stopped after the first
-    assert not scores.are_there(BLIMP, run)
+    assert not scores.are_there(Tasks(["blimp", "piqa"], ["ar", "pll"], limit=2), run)
     assert scores.command(BLIMP, run)[-10:] == (
         ["--tasks", "blimp", "--modes", "ar,pll", "--draws", "32", "--data", "pairs", "--limit", "2"]
     )
+
+
+@pytest.mark.parametrize("other", [{"guidance": 0.5}, {"seed": 1}, {"mask_padding": 32}, {"draws": 8}, {"limit": 3}])
+def test_scores_of_other_settings_or_checkpoints_are_others(scored: TinySweep, other: dict[str, Any]) -> None:
+    run, tasks = scored.dir / "runs/R2-a0-s0", Tasks(["blimp"], ["pll"], limit=2)
+    settings = {**OLD, "limit": 2}
+    write_result(run, "other", 30, settings | other, mode="pll")
+    write_result(run, "earlier", 20, settings, mode="pll")
+    assert not scores.are_there(tasks, run)
+    write_result(run, "right", 30, settings, mode="pll")
+    assert scores.are_there(tasks, run)
 
 
 def test_of_several_scores_the_one_on_most_documents_counts(tmp_path: Path) -> None:
@@ -83,6 +99,21 @@ def test_of_several_scores_the_one_on_most_documents_counts(tmp_path: Path) -> N
     write_result(tmp_path, "d", 30, mode="mc", standard_error=None)
     expected = {"task/blimp/ar": 0.75, "task/blimp/ar_se": 0.1, "task/blimp/mc": 0.5, "task/blimp/mc_se": None}
     assert scores.columns(tmp_path, 30) == (expected, [])
+
+
+def test_the_plain_reading_counts_before_a_guided_one(tmp_path: Path) -> None:
+    scoring = {"mode": "mc", "draws": 8, "seed": 0, "guidance": 0.0, "mask_padding": 0}
+    write_result(tmp_path, "a", 30, {"scorings": [scoring]}, mode="mc", score=0.5)
+    write_result(tmp_path, "b", 30, {"scorings": [scoring | {"draws": 32}]}, mode="mc", score=0.6)
+    write_result(tmp_path, "c", 30, {"scorings": [scoring | {"guidance": 0.5}]}, mode="mc", score=0.7, documents=100)
+    write_result(tmp_path, "d", 30, {"scorings": [scoring]}, mode="mc", score=0.8)
+    assert scores.columns(tmp_path, 30)[0]["task/blimp/mc"] == 0.6
+
+
+def test_of_equal_scores_the_latest_counts(tmp_path: Path) -> None:
+    for time, name in enumerate("cab"):
+        os.utime(write_result(tmp_path, name, 30, OLD, score=time / 2), (time, time))
+    assert scores.columns(tmp_path, 30)[0]["task/blimp/ar"] == 1.0
 
 
 def test_a_torn_file_of_scores_is_left_out_and_said(scored: TinySweep, capsys: pytest.CaptureFixture[str]) -> None:

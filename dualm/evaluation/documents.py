@@ -1,7 +1,7 @@
-"""Benchmarks in the files that people have: where each one is found, what its documents are, how it is scored.
+"""The documents of benchmarks, read from local files: how files are found, how records are parsed, how they are scored.
 
-A document is a context, its possible continuations and which of them is right. Everything after that (asking the
-model, counting) is lm-eval's: see `dualm.evaluation.harness`. A new benchmark is an entry of TASKS.
+A document is a context, its possible continuations and the index of the right one. lm-eval does everything after that:
+see `dualm.evaluation.harness`. A new benchmark is an entry of BENCHMARKS.
 
 Prompts and metrics are those of lm-eval's tasks of the same names, with two differences. BLiMP's sentences begin a
 document as in training, without the space that lm-eval puts first. The continuation of a HellaSwag context keeps its
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from dualm.errors import UserError
-from dualm.evaluation.files import read_lines, read_records
+from dualm.evaluation.texts import read_lines, read_records
+from dualm.registry import Registry
 
 JSON_LINES = ".jsonl"
 
@@ -30,7 +31,7 @@ class Document(TypedDict):
 
 
 def normalised(score: float, chance: float) -> float:
-    """0 at chance, 100 at perfection (Samuel and Charpentier 2025, section 4): scores of different tasks on one scale."""
+    """0 at chance, 100 at perfection (Samuel and Charpentier 2025, section 4): scores of different benchmarks on one scale."""
     return 100 * (score - chance) / (1 - chance)
 
 
@@ -83,7 +84,7 @@ def read(path: Path, parse: Callable[[dict[str, Any]], Document]) -> list[Docume
         UserError: an empty or damaged file, or a record that is no document, with its line.
     """
     records = read_records(path) if path.suffix == JSON_LINES else _six_lines(path)
-    documents = [_document(record, parse, place) for place, record in records]
+    documents = [_document(record, parse, position) for position, record in records]
     if not documents:
         raise UserError(f"{path}: the file is empty, expected documents")
     return documents
@@ -99,30 +100,30 @@ def _six_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}:{number}", {"ctx": context, "label": texts[0], "endings": texts[1:]}
 
 
-def _document(record: dict[str, Any], parse: Callable[[dict[str, Any]], Document], place: str) -> Document:
+def _document(record: dict[str, Any], parse: Callable[[dict[str, Any]], Document], position: str) -> Document:
     try:
         document = parse(record)
     except KeyError as error:
-        raise UserError(f"{place}: no field {error}, has {', '.join(record)}") from None
+        raise UserError(f"{position}: no field {error}, has {', '.join(record)}") from None
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{place}: not a document of this task: {error}") from None
+        raise UserError(f"{position}: not a document of this benchmark: {error}") from None
     texts, gold = [document["context"], *document["choices"]], document["gold"]
     if not all(isinstance(text, str) for text in texts) or not all(document["choices"]):
-        raise UserError(f"{place}: got {document['choices']}, expected choices that are texts and not empty")
+        raise UserError(f"{position}: got {document['choices']}, expected choices that are texts and not empty")
     if gold not in range(len(document["choices"])):
-        raise UserError(f"{place}: got {gold!r} as the right choice, expected 0 to {len(document['choices']) - 1}")
+        raise UserError(f"{position}: got {gold!r} as the right choice, expected 0 to {len(document['choices']) - 1}")
     return document
 
 
-# ---------------------------------------------------------------- the files of a task
+# ---------------------------------------------------------------- the files of a benchmark
 
 
 @dataclass(frozen=True)
-class LocalTask:
-    """A benchmark: its documents, and how lm-eval is to score them.
+class Benchmark:
+    """How the documents of a benchmark are found and parsed, and how lm-eval scores them.
 
-    `names` are patterns of file names, the first that matches counts; `folder` instead means all JSON Lines files in
-    a folder of that name, each a subtask of its own; that may be `data` itself or the folder around it.
+    `names` are patterns of file names; the first one that matches counts. `folder` is given instead where a benchmark has
+    subtasks: they are all JSON Lines files in a folder of that name. The folder may be `data` itself or its parent.
     """
 
     parse: Callable[[dict[str, Any]], Document]
@@ -132,10 +133,10 @@ class LocalTask:
     delimiter: str = " "  # between context and continuation
 
     def find(self, data: Path) -> dict[str, Path]:
-        """The files of this task below `data`, at any depth, by name of the subtask ("" if there is only one).
+        """The files of this benchmark below `data`, at any depth, by name of the subtask ("" if there is only one).
 
         Raises:
-            UserError: none, or several that could be meant.
+            UserError: there is none, or more than one fits.
         """
         data = data.resolve()
         files = sorted(path for path in data.rglob("*") if path.is_file())
@@ -143,9 +144,9 @@ class LocalTask:
         if not found:
             wanted = f"*{JSON_LINES} in a folder {self.folder!r}" if self.folder else " or ".join(self.names)
             raise UserError(f"{data}: no file of this name at any depth, expected {wanted}")
-        alike = {path.parent if self.folder else path for path in found}
-        if len(alike) > 1:
-            listed = ", ".join(map(str, sorted(alike)))
+        candidates = {path.parent if self.folder else path for path in found}
+        if len(candidates) > 1:
+            listed = ", ".join(map(str, sorted(candidates)))
             raise UserError(f"{data}: several match, expected one (give a narrower folder): {listed}")
         return {path.stem: path for path in found} if self.folder else {"": found[0]}
 
@@ -158,24 +159,27 @@ class LocalTask:
         return next(filter(None, matches), [])
 
 
-TASKS: dict[str, LocalTask] = {
-    "blimp": LocalTask(minimal_pair, "acc", folder="blimp", delimiter=""),
-    "lambada": LocalTask(last_word, "acc", ("lambada_openai*.jsonl", "lambada*.jsonl")),
-    "hellaswag": LocalTask(
-        ending, "acc_norm", ("hellaswag_val*.jsonl", "hellaswag_val*.txt", "hellaswag*.jsonl", "hellaswag*.txt")
-    ),
-    "arc_easy": LocalTask(question, "acc", ("arc_easy*.jsonl", "arc-easy*.jsonl")),
-    "arc_challenge": LocalTask(question, "acc_norm", ("arc_challenge*.jsonl", "arc-challenge*.jsonl")),
-    "piqa": LocalTask(question, "acc_norm", ("piqa*.jsonl",)),
-    "openbookqa": LocalTask(statement, "acc_norm", ("openbookqa*.jsonl", "openbook_qa*.jsonl")),
-}
+BENCHMARKS = Registry(
+    "--tasks",
+    {
+        "blimp": Benchmark(minimal_pair, "acc", folder="blimp", delimiter=""),
+        "lambada": Benchmark(last_word, "acc", ("lambada_openai*.jsonl", "lambada*.jsonl")),
+        "hellaswag": Benchmark(
+            ending, "acc_norm", ("hellaswag_val*.jsonl", "hellaswag_val*.txt", "hellaswag*.jsonl", "hellaswag*.txt")
+        ),
+        "arc_easy": Benchmark(question, "acc", ("arc_easy*.jsonl", "arc-easy*.jsonl")),
+        "arc_challenge": Benchmark(question, "acc_norm", ("arc_challenge*.jsonl", "arc-challenge*.jsonl")),
+        "piqa": Benchmark(question, "acc_norm", ("piqa*.jsonl",)),
+        "openbookqa": Benchmark(statement, "acc_norm", ("openbookqa*.jsonl", "openbook_qa*.jsonl")),
+    },
+)
 
 
 def documents(name: str, data: Path | None) -> dict[str, list[Document]]:
-    """The documents of each subtask of the local task `name`. Raises UserError, as `find` and `read` do."""
+    """The documents of each subtask of the benchmark `name`. Raises UserError, as `find` and `read` do."""
     if data is None:
         raise UserError(f"--data: not given, expected the folder with the files of {name}")
     if not data.is_dir():
         raise UserError(f"--data: {data}: no such folder, expected one with the files of {name}")
-    task = TASKS[name]
-    return {subtask: read(path, task.parse) for subtask, path in task.find(data).items()}
+    benchmark = BENCHMARKS[name]
+    return {subtask: read(path, benchmark.parse) for subtask, path in benchmark.find(data).items()}

@@ -1,8 +1,10 @@
-"""Files that evaluation reads and writes: UTF-8 with or without byte order mark, lines ending in \\n or \\r\\n, as corpora are read."""
+"""The texts and JSON Lines that evaluation reads.
+
+They are read as corpora are: UTF-8 with or without byte order mark, lines that end in \\n or \\r\\n.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,19 +29,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("file:line", object) of each line of a JSON Lines file. Raises UserError where a line is none, too."""
+    """("file:line", object) of each line of a JSON Lines file. Raises UserError as `read_lines`, and for a line that is no object."""
     for number, line in read_lines(path):
-        place = f"{path}:{number}"
-        yield place, json_object(line, place)
-
-
-def without_nan(value: Any) -> Any:
-    """A nest of dicts and sequences as JSON can hold it: nan becomes null."""
-    if isinstance(value, dict):
-        return {str(key): without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+        position = f"{path}:{number}"
+        yield position, json_object(line, position)
 
 
 def _existing(path: Path) -> Path:
