@@ -43,11 +43,6 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def names(listed: str | None) -> tuple[str, ...]:
-    """The names of an option that takes several, separated by commas, each once."""
-    return tuple(dict.fromkeys(name.strip() for name in (listed or "").split(",") if name.strip()))
-
-
 def check_least(arguments: argparse.Namespace, **least: int) -> None:
     """Refuse a number below its least value. Raises UserError."""
     for name, low in least.items():
