@@ -71,7 +71,7 @@ def main() -> None:
     a = parser.parse_args()
     model = ModelConfig(layers=a.layers, hidden=a.hidden, heads=a.heads, ffn=a.ffn, context=a.length, vocab=a.vocab)
     print(f"L {a.length}, micro-batches of {a.batch}, {a.device}, {torch.get_num_threads()} threads, {model}")
-    for objective in ("ar", "md"):
+    for objective in ("autoregressive", "masked_diffusion"):
         step = seconds(model_step(objective, model, a.batch, torch.device(a.device)), a.repeats)
         for per_step in (1, 16, 256):
             batches = loader(objective, model, a.batch, per_step, steps=-(-(a.repeats + 1) // per_step))

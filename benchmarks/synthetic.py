@@ -13,10 +13,10 @@ from dualm.objectives.example import Batch
 from dualm.plan.batches import TrainingBatches
 
 FIRST_ORDINARY = 16  # ids below are reserved
-OBJECTIVES = {  # name: what in a recipe makes every micro-batch one of it
-    "ar": ObjectiveConfig(alpha=1.0),
+OBJECTIVES = {  # registered name: what in a recipe makes every micro-batch one of it
+    "autoregressive": ObjectiveConfig(alpha=1.0),
     "prefix": ObjectiveConfig(alpha=1.0, prefix_fraction=1.0),
-    "md": ObjectiveConfig(alpha=0.0),
+    "masked_diffusion": ObjectiveConfig(alpha=0.0),
 }
 
 

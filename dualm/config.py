@@ -305,9 +305,6 @@ def check(recipe: Recipe) -> None:
         f"a divisor of model.heads = {model.heads}",
     )
     _expect(bool(data.separator), "data.separator", data.separator, "at least one character")
-    _expect(
-        data.source == "embedded" or bool(data.train), "data.train", data.train, f"the files of source '{data.source}'"
-    )
     _expect(train.steps is not None or data.tokens is not None, "train.steps", None, "train.steps or data.tokens")
     _expect(
         train.global_batch % train.micro_batch == 0,

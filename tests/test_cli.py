@@ -44,6 +44,9 @@ def test_a_large_recipe_is_planned_without_building_it(capsys: pytest.CaptureFix
     [
         (["optimizer.name=sgd"], "optimizer.name: got 'sgd', expected adamw or muon"),
         (["schedule.name=step"], "schedule.name: got 'step'"),
+        (["data.train=[]"], "data.train: got [], expected the files of source 'text'"),
+        (["objective.weighting=heavy"], "objective.weighting: got 'heavy', expected elbo or flat"),
+        (["objective.md=autoregressive"], "objective.md: got 'autoregressive', expected masked_diffusion"),
         (["objective.time=never"], "objective.time: got 'never'"),
         (["data.format=loose"], "data.format: got 'loose', expected packed or rows or pairs"),
         (["data.separator=''"], "data.separator: got '', expected at least one character"),

@@ -71,7 +71,6 @@ def test_a_dumped_recipe_loads_to_itself(
         ("model.heads=5", "model.hidden: got 384, expected a multiple of 2 * model.heads = 10"),
         ("model.head_dim=7", "model.head_dim: got 7, expected an even number"),
         ("data.repetitions=0", "data.repetitions: got 0, expected a number above 0"),
-        ("data.source=text", "data.train: got [], expected the files of source 'text'"),
     ],
 )
 def test_mistakes_are_named(recipe: Path, override: str, message: str) -> None:

@@ -28,7 +28,7 @@ from dualm.training.optimizers import adamw
 
 TINY = ModelConfig(layers=3, hidden=128, heads=2, kv_heads=1, ffn=320, context=200, vocab=512, qk_norm=True)
 TIMED = replace(TINY, time_conditioning=32)
-MASK_KIND = {"ar": "causal", "prefix": "prefix", "md": "bidirectional"}
+MASK_KIND = {"autoregressive": "causal", "prefix": "prefix", "masked_diffusion": "bidirectional"}
 TOLERANCES = {  # loss, all gradients together, the gradient of the worst parameter
     "fp32": {"loss": 1e-4, "gradient": 1e-3, "worst_parameter": 5e-3},
     "bf16": {"loss": 2e-3, "gradient": 3e-2, "worst_parameter": 8e-2},
@@ -47,7 +47,8 @@ def check(cases: Cases) -> None:
             cases.run(name, partial(agrees, model, objective, precision, False, cases.settings))
     for precision in TOLERANCES:
         cases.run(
-            f"auto md {precision} time conditioning", partial(agrees, TIMED, "md", precision, False, cases.settings)
+            f"auto md {precision} time conditioning",
+            partial(agrees, TIMED, "masked_diffusion", precision, False, cases.settings),
         )
 
 
@@ -59,7 +60,10 @@ def check_compiled(cases: Cases) -> None:
             name = f"{backend} {objective} bf16 compiled{' checkpointing' if checkpointing else ''}"
             model = replace(TINY, attention=backend, checkpointing=checkpointing)
             cases.run(name, partial(agrees, model, objective, "bf16", True, cases.settings))
-    cases.run("auto md bf16 compiled time conditioning", partial(agrees, TIMED, "md", "bf16", True, cases.settings))
+    cases.run(
+        "auto md bf16 compiled time conditioning",
+        partial(agrees, TIMED, "masked_diffusion", "bf16", True, cases.settings),
+    )
 
 
 def check_training(cases: Cases) -> None:

@@ -55,7 +55,7 @@ def pairs(settings: Settings) -> list[Pair]:
 
 
 def scores_agree(mode: str, precision: str, settings: Settings) -> Numbers:
-    scoring = Scoring(mode, draws=8, guidance=0.0 if mode in ("ar", "prefix") else 0.5)
+    scoring = Scoring(mode, draws=8, guidance=0.0 if MODES[mode].causal else 0.5)
     with torch.no_grad(), autocast(settings.device, precision):
         found = score(build(TINY, settings, False).eval(), pairs(settings), scoring)
     exact = score(build(TINY, cpu(settings), False).eval(), pairs(settings), scoring)

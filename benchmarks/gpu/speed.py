@@ -102,8 +102,10 @@ def measure_training(cases: Cases) -> None:
     """
     quick, able = cases.settings.quick, runnable(cases, CAPABILITIES)
     sizes = ["dry"] if not cases.settings.on_gpu else ["125M"] if quick else ["470M", "125M", "10M"]
-    for compiled, size, objective, backend in itertools.product((False, True), sizes, ("ar", "md", "prefix"), able):
-        if objective in objectives_of(backend, "bf16") and not (quick and compiled and objective != "ar"):
+    for compiled, size, objective, backend in itertools.product(
+        (False, True), sizes, ("autoregressive", "masked_diffusion", "prefix"), able
+    ):
+        if objective in objectives_of(backend, "bf16") and not (quick and compiled and objective != "autoregressive"):
             name = f"{size} {backend} {objective}{' compiled' if compiled else ''}"
             cases.run(name, partial(step_time, size, backend, objective, compiled, cases.settings))
 

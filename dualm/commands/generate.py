@@ -15,6 +15,7 @@ from rich.console import Console
 from dualm.commands.options import add_batch, add_device, add_run, check_least
 from dualm.data.tokenizer import EOS, MASK
 from dualm.errors import UserError
+from dualm.files import write_text
 from dualm.generation.diffusion import Step, canvas
 from dualm.generation.samplers import SAMPLERS, Denoising
 from dualm.generation.sampling import Dice, Sampling
@@ -133,5 +134,5 @@ def _write(texts: Sequence[str], out: Path | None, about: dict[str, object]) -> 
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"text": text, **about}, ensure_ascii=False) for text in texts]
-    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(out, "\n".join(lines) + "\n")
     print(f"{out}: {len(texts)} texts", file=sys.stderr)

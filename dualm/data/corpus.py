@@ -1,6 +1,6 @@
 """A corpus is a stream of entries, divided once and for all into train and valid: documents, or prompts with responses.
 
-A source is a function (data, split) -> entries, named in SOURCES. Where a recipe names no validation data, the hash
+A source is a record in SOURCES with a function (data, split) -> entries. Where a recipe names no validation data, the hash
 of an entry's text (of a pair: its prompt) decides its side, so the division depends on neither order nor number of
 entries, and copies of one document or prompt never stand on both sides.
 """
@@ -12,6 +12,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -53,12 +54,18 @@ def read(data: DataConfig, split: Split) -> Iterator[Entry]:
     Raises:
         UserError: an unknown source, or files that are missing, empty, damaged or without the field asked for.
     """
-    return (entry for entry in SOURCES.choose(data.source)(data, split) if entry[-1].strip())
+    return (entry for entry in SOURCES.choose(data.source).entries(data, split) if entry[-1].strip())
+
+
+def check_source(data: DataConfig) -> None:
+    """Raises UserError for an unknown source, or one that reads files where none are named."""
+    if SOURCES.choose(data.source).reads_files and not data.train:
+        raise UserError(f"data.train: got [], expected the files of source '{data.source}'")
 
 
 def inventory(data: DataConfig) -> list[list[Any]]:
     """What the documents are read from: [path, bytes, mtime in ns] of every local file, for telling changes."""
-    if data.source == "embedded":
+    if not SOURCES.choose(data.source).reads_files:
         return [["Python", platform.python_version()]]
     matches = {Path(match).resolve() for pattern in [*data.train, *data.valid] for match in _glob(pattern)}
     files = {file for match in matches for file in (match.rglob("*") if match.is_dir() else [match]) if file.is_file()}
@@ -72,14 +79,14 @@ def file_states(files: Iterable[Path]) -> list[list[Any]]:
 
 def total_bytes(data: DataConfig) -> int | None:
     """Bytes of text in the corpus, where that is known without reading it."""
-    return sum(size for _, size, _ in inventory(data)) if data.source == "text" else None
+    return sum(size for _, size, _ in inventory(data)) if SOURCES.choose(data.source).sized else None
 
 
 # ---------------------------------------------------------------- train and valid
 
 
 def _validation_given(data: DataConfig) -> bool:
-    return bool(data.valid) or (data.source == "huggingface" and data.valid_split is not None)
+    return bool(data.valid) or (SOURCES[data.source].splits and data.valid_split is not None)
 
 
 def _with_split(data: DataConfig) -> Iterator[tuple[Split, Entry]]:
@@ -123,7 +130,7 @@ def _embedded(data: DataConfig, split: Split) -> Iterator[Entry]:
     if data.train or data.valid:
         raise UserError(
             f"data.source: got 'embedded' with files {[*data.train, *data.valid]}, expected one that reads files: "
-            f"{', '.join(name for name in SOURCES if name != 'embedded')}"
+            f"{', '.join(name for name, source in SOURCES.items() if source.reads_files)}"
         )
     if data.format == "pairs":
         raise UserError("data.source: got 'embedded' with data.format: pairs, expected one with prompts and responses")
@@ -223,14 +230,24 @@ def _load_dataset(name: str, split: str, data: DataConfig) -> Any:
     return loaded[split]
 
 
-SOURCES: Registry[Callable[[DataConfig, Split], Iterator[Entry]]] = Registry(
+@dataclass(frozen=True)
+class Source:
+    """Where documents come from, and what preparing them must know of it."""
+
+    entries: Callable[[DataConfig, Split], Iterator[Entry]]
+    reads_files: bool = True  # those of data.train and data.valid
+    sized: bool = False  # its files hold text alone, so that their bytes are known without reading them
+    splits: bool = False  # has splits of its own, which data.split and data.valid_split name
+
+
+SOURCES = Registry(
     "data.source",
     {
-        "embedded": _embedded,
-        "text": _text,
-        "jsonl": _jsonl,
-        "parquet": _parquet,
-        "huggingface": _huggingface,
+        "embedded": Source(_embedded, reads_files=False),
+        "text": Source(_text, sized=True),
+        "jsonl": Source(_jsonl),
+        "parquet": Source(_parquet),
+        "huggingface": Source(_huggingface, splits=True),
     },
 )
 

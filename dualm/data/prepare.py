@@ -52,6 +52,7 @@ def prepare(data: DataConfig, vocab: int) -> Path:
         UserError: a bad corpus or tokenizer, a folder that is not ours to replace, a full disk.
     """
     FORMATS.choose(data.format)
+    corpus.check_source(data)
     made_from = source_keys(data, vocab)
     default = f"prepared/{data.source}-{_fingerprint(made_from)[:8]}"
     folder = Path(data.dir or default).expanduser().resolve()

@@ -147,7 +147,7 @@ def read_pairs(path: Path, data: DataConfig) -> list[corpus.Entry]:
     if not path.is_file():
         raise UserError(f"--answers: {path}: no such file, expected one with prompts and responses")
     local = "parquet" if path.suffix == ".parquet" else "jsonl"
-    source = local if data.source == "huggingface" else data.source
+    source = local if corpus.SOURCES[data.source].splits else data.source
     pairs = list(corpus.read(replace(data, source=source, train=[glob.escape(str(path))]), "train"))
     if not pairs:
         raise UserError(f"--answers: {path}: no prompt with a response, expected at least one")

@@ -14,11 +14,11 @@ who computed it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dualm.config import Recipe
+from dualm.config import ObjectiveConfig, Recipe
 from dualm.data.tokenizer import PAD
 from dualm.data.windows import Window, Windows
 from dualm.objectives import OBJECTIVES
@@ -37,7 +37,7 @@ class TrainingBatches:
     mixture: Mixture
     order: Order
     windows: Windows
-    objectives: Mapping[str, Objective] = field(default_factory=dict)
+    objectives: Mapping[str, Objective]
 
     @classmethod
     def of(cls, recipe: Recipe, windows: Windows) -> TrainingBatches:
@@ -46,12 +46,11 @@ class TrainingBatches:
         alpha = alpha_schedule(config.alpha, budget.repetitions, budget.steps)
         mixture = Mixture.of(alpha, train.global_batch // train.micro_batch, config)
         order = Order(recipe.run.seed, budget.windows, train.micro_batch, mixture.is_ar, mixture.ar_before)
-        return cls(recipe, budget, mixture, order, windows).with_time(density(config))
+        return cls(recipe, budget, mixture, order, windows, built(config, density(config)))
 
     def with_time(self, time: Density) -> TrainingBatches:
         """The same batches, but for the density of t."""
-        config = self.recipe.objective
-        return replace(self, objectives={name: entry.build(config, time) for name, entry in OBJECTIVES.items()})
+        return replace(self, objectives=built(self.recipe.objective, time))
 
     def plan(self, step: int) -> tuple[list[str], np.ndarray]:
         """The objective of every micro-batch of a step, and u of every sequence `[micro_batches, micro_batch]`.
@@ -91,6 +90,11 @@ class TrainingBatches:
             rng = stream(seed, "noise", step, sequence)
             examples += in_pieces(self.windows[index], length, u[row], rng, objective)
         return collate(examples, self.recipe.data.keep_in_document)
+
+
+def built(config: ObjectiveConfig, time: Density) -> dict[str, Objective]:
+    """Every registered objective, with mask rates of density `time`."""
+    return {name: entry.build(config, time) for name, entry in OBJECTIVES.items()}
 
 
 def in_pieces(window: Window, length: int, u: float, rng: np.random.Generator, objective: Objective) -> list[Example]:

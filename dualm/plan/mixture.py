@@ -35,9 +35,9 @@ def alpha_schedule(alpha: Any, repetitions: int, steps: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Portion:
-    """The objectives of one half of the ratio: each of `shared` takes its fixed-point share of the half, `main` the rest.
+    """The objectives of one half of the ratio: each of `shared` takes its share of the half, `main` the rest.
 
-    The shares are of what those before leave, so that every count is rounded, never off by 1.
+    Shares are in fixed point, in the order of names, each of what the ones before leave: every count is exact to less than 1.
     """
 
     main: str
@@ -47,7 +47,7 @@ class Portion:
     def of(cls, config: ObjectiveConfig, half: Half) -> Portion:
         """Raises UserError if `objective.<half>` names no objective of that half."""
         left, shared = 1.0, []
-        for name, entry in OBJECTIVES.items():
+        for name, entry in sorted(OBJECTIVES.items()):
             share = entry.share(config) if entry.share and entry.half == half else 0.0
             if share:
                 shared.append((name, round(min(1.0, share / left) * ONE)))

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from math import prod
 
 from dualm.config import Recipe, flatten
-from dualm.data import corpus, windows  # noqa: F401  (for check_choices, their registries)
+from dualm.data import (
+    corpus,
+    windows,  # noqa: F401  (for check_choices, its registry)
+)
 from dualm.model import size
 from dualm.model.precision import PRECISIONS
 from dualm.objectives import OBJECTIVES, Half
@@ -56,6 +59,7 @@ def cost(recipe: Recipe, gpus: int) -> Cost:
         UserError: what `train` would refuse before it touches the data.
     """
     check_choices(flatten(recipe))
+    corpus.check_source(recipe.data)
     budget = Budget.of(recipe)
     alpha = alpha_schedule(recipe.objective.alpha, budget.repetitions, budget.steps)
     tokens = budget.sequences * budget.context

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -34,7 +33,7 @@ def claim(recipe: Recipe) -> Path:
     try:
         run.mkdir(parents=True, exist_ok=True)
         files.write_text(written, dump(recipe))
-        (run / "environment.json").write_text(json.dumps(environment(), indent=1))
+        files.write_json(run / "environment.json", environment())
     except OSError as error:
         raise UserError(f"run.dir: cannot write to {run}: {error.strerror}") from None
     return run

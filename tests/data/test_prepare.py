@@ -214,14 +214,14 @@ from dualm import config
 from dualm.config import DataConfig
 from dualm.data import corpus, prepare
 
-def hanging(data, split, read=corpus.SOURCES["text"]):
+def hanging(data, split, read=corpus.SOURCES["text"].entries):
     for number, text in enumerate(read(data, split)):
         if number == 30 and {hangs}:
             print("half way", flush=True)
             sys.stdin.readline()
         yield text
 
-corpus.SOURCES["text"] = hanging
+corpus.SOURCES["text"] = corpus.Source(hanging)
 prepare.BATCH = 100
 prepare.prepare(DataConfig(**{keys!r}), 272)
 """
