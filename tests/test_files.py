@@ -16,6 +16,22 @@ def listed(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def break_off(path: Path) -> None:
+    path.write_text("half of the n")
+    raise RuntimeError
+
+
+def write_in_part(path: Path) -> None:
+    with files.replacing(path) as partial:
+        break_off(partial)
+
+
+def fill_in_part(folder: Path) -> None:
+    with files.whole_folder(folder) as partial:
+        assert listed(partial) == []
+        break_off(partial / "a")
+
+
 def test_a_text_takes_the_place_of_another(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     for text in ("old", "new ✓"):
@@ -27,9 +43,8 @@ def test_a_text_takes_the_place_of_another(tmp_path: Path) -> None:
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), files.replacing(path) as partial:
-        partial.write_text("half of the n")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_in_part(path)
     assert path.read_text() == "old"
     assert listed(tmp_path) == ["a.txt"]
 
@@ -57,10 +72,8 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     leftover = files.hidden(folder, "partial")
     leftover.mkdir()
     (leftover / "of a killed process").touch()
-    with pytest.raises(RuntimeError), files.whole_folder(folder) as partial:
-        assert listed(partial) == []
-        (partial / "a").write_text("new")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        fill_in_part(folder)
     assert (folder / "a").read_text() == "old"
     assert listed(tmp_path) == ["run"]
 
