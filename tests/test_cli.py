@@ -39,6 +39,11 @@ def test_a_large_recipe_is_planned_without_building_it(capsys: pytest.CaptureFix
     assert "expected a multiple of train.micro_batch * world size = 8 * 7" in one_line(capsys.readouterr().err)
 
 
+def test_the_command_line_is_built_without_torch() -> None:
+    script = "import sys; from dualm.cli import parser; parser(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
