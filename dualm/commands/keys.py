@@ -28,7 +28,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.markdown:
         print(page(rows))
         return
-    table = Table("key", "default", "values", "meaning", box=box.SIMPLE_HEAD, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for heading in ("key", "default", "values", "meaning"):
+        table.add_column(heading, no_wrap=heading == "key")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
