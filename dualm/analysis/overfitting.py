@@ -4,7 +4,7 @@ Error model. All validations of a run use the same windows and the same noise. T
 known much better than either loss: a window that is hard at one step is hard at the next. A difference has two errors:
 
     windows   sqrt(se_i² + se_j² - 2 rho se_i se_j), with rho the correlation over windows of the losses of two checkpoints.
-              The table has no losses of single windows, so rho is assumed. `CORRELATION` is lower, hence more cautious,
+              The table has no losses of single windows, so rho is assumed. `CORRELATION` is lower, so more cautious,
               than the 0.91 to 0.96 measured in all three readings between steps 350, 490 and 700 of recipes/novels-3m.yaml.
     jitter    of single validations about the smooth curve of the run. It is estimated from the curve itself: the distance
               of each point to the line through its neighbours.

@@ -74,7 +74,7 @@ def narrowed(logits: Tensor, sampling: Sampling) -> Tensor:
 def sample(logits: Tensor, texts: np.ndarray, dice: Sequence[Dice], sampling: Sampling) -> Tensor:
     """Draw one token for each row of `logits` `[n, vocab]`, by the Gumbel-max trick in float64: int64 `[n]`.
 
-    float32 Gumbel noise silently lowers the temperature (Zheng et al. 2024), hence the precision. Row i belongs to
+    float32 Gumbel noise silently lowers the temperature (Zheng et al. 2024), so the noise is float64. Row i belongs to
     text `texts[i]` (in rising order) and draws from its dice.
     """
     logits = allowed(logits, sampling.forbidden)

@@ -13,7 +13,7 @@ class TextStream:
     """Text that grows by a token at a time, up to its `</s>` or the first of the strings in `stop`.
 
     A new token is decoded together with the piece before it and no other, so a text of n tokens costs n such steps. A
-    tokenizer may write a token differently at the beginning of a text, hence that piece. A character whose bytes have
+    tokenizer may write a token differently at the beginning of a text, so that piece is needed. A character whose bytes have
     not all come yet is held back until `finish`.
     """
 

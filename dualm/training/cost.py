@@ -16,7 +16,7 @@ from dualm.objectives import OBJECTIVES, Half
 from dualm.plan.budget import Budget
 from dualm.plan.mixture import Mixture, alpha_schedule
 from dualm.registry import check_choices
-from dualm.training import schedules  # noqa: F401  (likewise)
+from dualm.training import schedules  # noqa: F401  (the same)
 from dualm.training.engine import accumulation_steps
 from dualm.training.optimizers import OPTIMIZERS
 

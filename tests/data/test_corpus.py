@@ -1,4 +1,4 @@
-"""Documents: what is read, how it is divided, and what a user is told about a bad corpus."""
+"""Documents: what is read, how it is divided, and what a message says about a bad corpus."""
 
 import json
 import re

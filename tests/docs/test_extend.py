@@ -187,7 +187,7 @@ def test_a_mask_count_hides_a_span(
         assert np.count_nonzero(np.diff(masked[1:], append=masked[1])) <= 2  # one run, once around
         hidden += masked
     assert hidden[0] == 0
-    assert hidden[1:] / 500 == pytest.approx(0.53, abs=0.08)  # every place alike: the mean of ceil(15 t) / 15
+    assert hidden[1:] / 500 == pytest.approx(0.53, abs=0.08)  # every position the same: the mean of ceil(15 t) / 15
     assert MASK_COUNTS["span"](np.array([], dtype=int), 0.5, UNIFORM, np.random.default_rng(0))[0].size == 0
     assert "exact or bernoulli or span" in refusal(tiny, "objective.mask_count=x", capsys)
 

@@ -30,7 +30,7 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_the_table_of_keys_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "--markdown"]) == 0
     committed = (ROOT / "docs/recipe-keys.md").read_text()
-    assert committed == capsys.readouterr().out, "write it anew: dualm keys --markdown > docs/recipe-keys.md"
+    assert committed == capsys.readouterr().out, "print it again: dualm keys --markdown > docs/recipe-keys.md"
 
 
 def test_the_rooms_are_those_of_the_code() -> None:

@@ -1,7 +1,7 @@
 """Golden losses: six steps of a tiny model, for every objective and optimizer, committed as they once were.
 
     python -m tests.golden             compare what the code computes now with the files beside this one
-    python -m tests.golden --update    write the files anew, in a commit that does only that and says why
+    python -m tests.golden --update    write the files again, in a commit that does only that and says why
 
 A refactoring leaves the files as they are. On the machine that wrote them the losses are equal to the last bit of the
 JSON numbers. On another CPU the matrix products may sum in another order; TOLERANCE is what that may cost: six steps

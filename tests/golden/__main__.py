@@ -13,7 +13,7 @@ from tests.golden import CASES, TOLERANCE, computed, expected, largest_differenc
 
 def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.golden")
-    parser.add_argument("--update", action="store_true", help="write the files anew")
+    parser.add_argument("--update", action="store_true", help="write the files again")
     update = parser.parse_args().update
     failed = 0
     with tempfile.TemporaryDirectory() as folder:

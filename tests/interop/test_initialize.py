@@ -130,15 +130,15 @@ def test_a_checkpoint_in_our_layout_is_copied(tmp_path: Path) -> None:
 
 
 def test_time_conditioning_is_refused(tmp_path: Path) -> None:
-    told = replace(OURS, vocab=272, time_conditioning=8)
-    for folder, made in (("told", told), ("plain", replace(told, time_conditioning=0))):
+    conditioned = replace(OURS, vocab=272, time_conditioning=8)
+    for folder, made in (("conditioned", conditioned), ("plain", replace(conditioned, time_conditioning=0))):
         weights.save(tmp_path / folder, Transformer(made).state_dict(), made)
         byte_tokenizer().save(tmp_path / folder / "tokenizer.json")
     only = "got 8, expected 0: training starts from plain Llamas only$"
     with pytest.raises(UserError, match=rf"^model\.time_conditioning: {only}"):
-        check_sizes(replace(told, init_from=str(tmp_path / "plain")))
-    with pytest.raises(UserError, match=rf"^model\.init_from: .*/told: time_conditioning: {only}"):
-        check_sizes(replace(told, time_conditioning=0, init_from=str(tmp_path / "told")))
+        check_sizes(replace(conditioned, init_from=str(tmp_path / "plain")))
+    with pytest.raises(UserError, match=rf"^model\.init_from: .*/conditioned: time_conditioning: {only}"):
+        check_sizes(replace(conditioned, time_conditioning=0, init_from=str(tmp_path / "conditioned")))
 
 
 # ---------------------------------------------------------------- training

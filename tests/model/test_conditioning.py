@@ -1,4 +1,4 @@
-"""Time conditioning: told by the inputs alone, nothing at first, the same in training, evaluation and generation."""
+"""Time conditioning: read off the inputs alone, nothing at first, the same in training, evaluation and generation."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from dualm.model.conditioning import SINUSOIDS, mask_rate, sinusoids
 from dualm.model.transformer import Block, rotary
 
 PLAIN = ModelConfig(layers=2, hidden=32, heads=4, ffn=48, context=24, vocab=61, qk_norm=True)
-TOLD = replace(PLAIN, time_conditioning=8)
+CONDITIONED = replace(PLAIN, time_conditioning=8)
 LENGTH = 12
 BOTH_WAYS = AttentionMask("bidirectional")
 
 
-def build(config: ModelConfig = TOLD, modulated: bool = True) -> Transformer:
-    """A network whose zero-initialised projections are random; its modulation too, where it is to be told the rate."""
+def build(config: ModelConfig = CONDITIONED, modulated: bool = True) -> Transformer:
+    """A network whose zero-initialised projections are random; its modulation too, where it is to depend on the rate."""
     torch.manual_seed(0)
     model = Transformer(config).eval()
     torch.manual_seed(0)  # building draws numbers, too
@@ -43,7 +43,7 @@ def build(config: ModelConfig = TOLD, modulated: bool = True) -> Transformer:
 
 def tokens(masks: int = 0) -> Tensor:
     """Two rows `[2, LENGTH]`, the last tokens masked."""
-    rows = torch.randint(16, TOLD.vocab, (2, LENGTH), generator=torch.Generator().manual_seed(0))
+    rows = torch.randint(16, CONDITIONED.vocab, (2, LENGTH), generator=torch.Generator().manual_seed(0))
     rows[:, LENGTH - masks :] = MASK
     return rows
 
@@ -74,7 +74,7 @@ def test_at_first_it_is_the_plain_network() -> None:
 
 def test_outputs_follow_the_rate() -> None:
     """One block by the formula of the module's docstring."""
-    model, inputs = build(replace(TOLD, layers=1)), tokens(3)
+    model, inputs = build(replace(CONDITIONED, layers=1)), tokens(3)
     backbone, rate = model.model, torch.tensor([3 / LENGTH])
     conditioning, block = backbone.conditioning, cast(Block, backbone.layers[0])
     assert conditioning is not None
@@ -82,7 +82,7 @@ def test_outputs_follow_the_rate() -> None:
     shift, scale, gate, shift_mlp, scale_mlp, gate_mlp, shift_last, scale_last = conditioning.modulation(c)[0].chunk(8)
 
     x = backbone.embed_tokens(inputs)
-    angles = rotary(torch.arange(LENGTH), TOLD.hidden // TOLD.heads, TOLD.rope_theta)
+    angles = rotary(torch.arange(LENGTH), CONDITIONED.hidden // CONDITIONED.heads, CONDITIONED.rope_theta)
     normed = block.input_layernorm(x) * (1 + scale) + shift
     x = x + block.self_attn(normed, angles, sdpa.attend, sdpa.Lowered(None, causal=False)) * (1 + gate)
     normed = block.post_attention_layernorm(x) * (1 + scale_mlp) + shift_mlp
@@ -110,7 +110,7 @@ def test_neither_padding_nor_neighbours_change_a_row() -> None:
 
 def test_every_parameter_learns() -> None:
     torch.manual_seed(0)
-    model = Transformer(TOLD)
+    model = Transformer(CONDITIONED)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(3):  # the zero-initialised ones first, then those before them
         optimizer.zero_grad()
@@ -121,7 +121,7 @@ def test_every_parameter_learns() -> None:
 
 @pytest.mark.parametrize("how", ["checkpointing", "compiled"])
 def test_recomputing_and_compiling_change_nothing(how: str) -> None:
-    plain, other = build(), build(replace(TOLD, checkpointing=how == "checkpointing"))
+    plain, other = build(), build(replace(CONDITIONED, checkpointing=how == "checkpointing"))
     if how == "compiled":
         other.compile_blocks(backend="aot_eager", fullgraph=True)
     got, want = (torch.autograd.grad(loss(model, tokens(5)), list(model.parameters())) for model in (other, plain))
@@ -149,21 +149,21 @@ def test_blocks_of_masks_are_refused() -> None:
 
 def test_round_trip(tmp_path: Path) -> None:
     model = build()
-    weights.save(tmp_path, model.state_dict(), TOLD)
+    weights.save(tmp_path, model.state_dict(), CONDITIONED)
     again, tensors = weights.load(tmp_path)
-    assert again == replace(TOLD, kv_heads=4, head_dim=8)
+    assert again == replace(CONDITIONED, kv_heads=4, head_dim=8)
     torch.testing.assert_close(tensors, dict(model.state_dict()), rtol=0, atol=0)
 
 
 def test_hugging_face_does_not_take_it_for_a_llama(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    weights.save(tmp_path, build().state_dict(), TOLD)
+    weights.save(tmp_path, build().state_dict(), CONDITIONED)
     with pytest.raises(ValueError, match="dualm"):
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
 def test_a_configuration_that_leaves_it_open_is_refused() -> None:
-    config = weights.hf_config(TOLD)
+    config = weights.hf_config(CONDITIONED)
     del config["time_conditioning"]
     with pytest.raises(UserError, match=r"config\.json: time_conditioning is missing"):
         weights.model_config(config, "config.json")
