@@ -11,6 +11,7 @@ from dualm.data.tokenizer import BOS, EOS
 from dualm.data.windows import Packed
 from dualm.objectives.example import Batch
 from dualm.plan.batches import TrainingBatches
+from dualm.plan.passes import Same
 
 FIRST_ORDINARY = 16  # ids below are reserved
 OBJECTIVES = {  # registered name: what in a recipe makes every micro-batch one of it
@@ -67,7 +68,7 @@ def training_batches(of: Recipe, document: int, seed: int = 0, keep_in_document:
     of = replace(of, data=DataConfig(keep_in_document=keep_in_document))
     steps, train = of.train.steps or 1, of.train
     stream = tokens(steps * train.global_batch * of.model.context + 1, of.model.vocab, document, seed)
-    return TrainingBatches.of(of, packed(stream, of.model.context))
+    return TrainingBatches.of(of, [Same(of.run.seed, packed(stream, of.model.context))])
 
 
 def batch(name: str, model: ModelConfig, size: int, document: int, seed: int = 0) -> Batch:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dualm.language_model import LanguageModel
 
-__version__ = "0.2.0"
-NUMERICS = 2  # raised whenever the same recipe gives other numbers: a run is resumed only by the version that began it
+__version__ = "0.3.0"
+NUMERICS = 3  # raised whenever the same recipe gives other numbers: a run is resumed only by the version that began it
 
 
 def load(path: str | Path, device: str | None = None, precision: str = "fp32") -> LanguageModel:

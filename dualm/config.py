@@ -34,8 +34,12 @@ class RunConfig:
 @dataclass
 class DataConfig:
     source: str = key("embedded", "where documents come from")
-    train: list[str] = key([], "files, globs, or one Hugging Face data set (path or hub name)")
-    valid: list[str] = key([], "the same for validation; empty: valid_fraction of the documents are held out")
+    train: list[Any] = key(
+        [],
+        "files, globs, or one Hugging Face data set (path or hub name); or sources with weights of their own, "
+        "{files, weight, repetitions, name, valid}",
+    )
+    valid: list[str] = key([], "files for validation; empty: valid_fraction of the documents are held out")
     valid_fraction: float = key(0.05, "share of the documents held out for validation", gt=0, lt=1)
     format: str = key(
         "packed", "what a window is: packed documents, a document a row, or a pair of prompt and response"
@@ -62,10 +66,28 @@ class DataConfig:
     )
     shard_tokens: int = key(100_000_000, "tokens per shard file", shards=False, gt=0)
     dir: str | None = key(None, "folder of the prepared shards; default prepared/<source>-<fingerprint>", shards=False)
+    document_end: bool = key(True, "write </s> behind each document, so that the model learns where it ends")
     tokens: int | None = key(
         None, "the token budget T; default train.steps * train.global_batch * model.context", shards=False, gt=0
     )
     repetitions: int = key(1, "R: T is spent on T/R unique tokens, each seen R times", shards=False, gt=0)
+    unit: str = key(
+        "chunks",
+        "what the T/R unique tokens of packed data are a random subset of: documents, long ones in chunks; whole documents; "
+        "or windows of the stream",
+        shards=False,
+    )
+    chunk: int | None = key(
+        None,
+        "chunks: a longer document counts as pieces of so many tokens; default 4 * model.context",
+        shards=False,
+        gt=0,
+    )
+    recut: bool = key(
+        True,
+        "packed: shuffle the units and cut the windows anew in every epoch; false: the same windows in a new order",
+        shards=False,
+    )
     keep_in_document: bool = key(True, "keep attention inside documents", shards=False)
 
 
@@ -313,6 +335,13 @@ def check(recipe: Recipe) -> None:
         f"a multiple of train.micro_batch = {train.micro_batch}",
     )
     _expect(len(recipe.optimizer.betas) == 2, "optimizer.betas", recipe.optimizer.betas, "two numbers")
+    for name, value, expected in (("unit", data.unit, "chunks"), ("document_end", data.document_end, True)):
+        _expect(
+            data.format == "packed" or value == expected,
+            f"data.{name}",
+            value,
+            f"{expected} with data.format: {data.format}",
+        )
     random = data.random_length
     _expect(not (random and data.format == "pairs"), "data.random_length", random, "0 with data.format: pairs")
     objective = recipe.objective

@@ -13,6 +13,7 @@ from dualm.commands.options import add_recipe
 from dualm.config import load
 
 if TYPE_CHECKING:
+    from dualm.config import Recipe
     from dualm.training.cost import Cost
 
 HELP = "say what the recipe costs, without training"
@@ -30,11 +31,26 @@ def run(arguments: argparse.Namespace) -> None:
 
     recipe = load(arguments.recipe, arguments.overrides)
     check_sizes(recipe.model)
-    Console().print(plan_summary(arguments.recipe, cost(recipe, arguments.gpus), arguments.gpus, arguments.flops))
+    costs = cost(recipe, arguments.gpus)
+    used = corpus_used(recipe)
+    Console().print(plan_summary(arguments.recipe, costs, used, arguments.gpus, arguments.flops))
 
 
-def plan_summary(name: str, cost: Cost, gpus: int, flops_per_second: float) -> RenderableType:
-    """What `dualm plan` says of a recipe."""
+def corpus_used(recipe: Recipe) -> list[str]:
+    """How much of each source the recipe uses. Raises UserError if one has too few tokens."""
+    from dualm.data.prepare import prepared
+    from dualm.data.shards import Shards
+    from dualm.plan.passes import open_passes, uses
+
+    folder = prepared(recipe.data, recipe.model.vocab)
+    if folder is None:
+        return ["known once the shards are there: dualm prepare"]
+    shards = Shards.open(folder, verify=False)
+    return list(map(str, uses(recipe, shards, open_passes(recipe, shards))))
+
+
+def plan_summary(name: str, cost: Cost, used: list[str], gpus: int, flops_per_second: float) -> RenderableType:
+    """What `dualm plan` says of a recipe. `used`: how much of each source the unique tokens are."""
     budget = cost.budget
     hours = cost.flops / (flops_per_second * gpus) / 3600
     trained = {name: count for name, count in cost.sequences.items() if count}
@@ -43,6 +59,7 @@ def plan_summary(name: str, cost: Cost, gpus: int, flops_per_second: float) -> R
         "token budget T": f"{budget.tokens:,}",
         "repetitions R": f"{budget.repetitions:,}",
         "unique tokens": f"{budget.unique_tokens:,} in {budget.windows:,} windows of {budget.context:,}",
+        "of the corpus": "\n".join(used),
         "steps": f"{budget.steps:,} of {budget.batch:,} sequences ({cost.accumulation} micro-batches per GPU and step)",
         "tokens trained on": f"{cost.trained_tokens:,}",
         "sequences by objective": ", ".join(f"{name} {count:,}" for name, count in trained.items()),

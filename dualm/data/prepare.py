@@ -8,13 +8,15 @@ are the same.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import io
+import itertools
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +36,7 @@ from dualm.config import DataConfig, keys
 from dualm.data import corpus, shards
 from dualm.data import tokenizer as tokenizers
 from dualm.data.corpus import Split
+from dualm.data.weighted import WeightedSource, weighted_sources
 from dualm.data.windows import FORMATS
 from dualm.errors import UserError
 
@@ -52,12 +55,10 @@ def prepare(data: DataConfig, vocab: int) -> Path:
         UserError: a bad corpus or tokenizer, a folder that is not ours to replace, a full disk.
     """
     FORMATS.choose(data.format)
-    corpus.check_source(data)
-    made_from = source_keys(data, vocab)
-    default = f"prepared/{data.source}-{_fingerprint(made_from)[:8]}"
-    folder = Path(data.dir or default).expanduser().resolve()
+    for source in weighted_sources(data):
+        corpus.check_source(source.data)
+    folder, source = _asked(data, vocab)
     try:
-        source = {"fingerprint": _fingerprint(made_from), "keys": made_from, "files": _files(data)}
         if not _reusable(folder, source):
             _prepare_alone(folder, data, vocab, source)
     except OSError as error:
@@ -68,7 +69,21 @@ def prepare(data: DataConfig, vocab: int) -> Path:
     return folder
 
 
+def prepared(data: DataConfig, vocab: int) -> Path | None:
+    """The folder of prepared shards for this recipe, if it is there already and whole."""
+    folder, source = _asked(data, vocab)
+    with contextlib.redirect_stderr(io.StringIO()):
+        return folder if _reusable(folder, source) else None
+
+
 # ---------------------------------------------------------------- what a folder was made from
+
+
+def _asked(data: DataConfig, vocab: int) -> tuple[Path, dict[str, Any]]:
+    """The folder for this recipe, and what it is to be made from."""
+    made_from = source_keys(data, vocab)
+    folder = Path(data.dir or f"prepared/{data.source}-{_fingerprint(made_from)[:8]}").expanduser().resolve()
+    return folder, {"fingerprint": _fingerprint(made_from), "keys": made_from, "files": _files(data)}
 
 
 def source_keys(data: DataConfig, vocab: int) -> dict[str, Any]:
@@ -76,7 +91,11 @@ def source_keys(data: DataConfig, vocab: int) -> dict[str, Any]:
     trained = {"model.vocab": vocab} if data.tokenizer == "bpe" else {}
     names = [name for name, key in keys().items() if name.startswith("data.") and key.shards]
     read = [name for name in names if data.format == "pairs" or name not in PAIR_KEYS]
-    return {name: getattr(data, name.removeprefix("data.")) for name in read} | trained
+    values = {name: getattr(data, name.removeprefix("data.")) for name in read}
+    sources = weighted_sources(data)
+    if sources[0].name is not None:  # their weights and repetitions leave the shards as they are
+        values["data.train"] = [[source.name, source.data.train, source.data.valid] for source in sources]
+    return values | trained
 
 
 def _decided(made_from: dict[str, Any]) -> dict[str, Any]:
@@ -90,9 +109,10 @@ def _fingerprint(made_from: dict[str, Any]) -> str:
 
 
 def _files(data: DataConfig) -> list[list[Any]]:
+    states = [state for source in weighted_sources(data) for state in corpus.inventory(source.data)]
     if data.tokenizer in tokenizers.BUILDERS:
-        return corpus.inventory(data)
-    return corpus.inventory(data) + corpus.file_states([tokenizers.definition_file(data.tokenizer)])
+        return states
+    return states + corpus.file_states([tokenizers.definition_file(data.tokenizer)])
 
 
 def _reusable(folder: Path, source: dict[str, Any]) -> bool:
@@ -108,11 +128,11 @@ def _reusable(folder: Path, source: dict[str, Any]) -> bool:
         _say(f"{folder}: its source files have changed")
         return False
     try:
-        train = shards.Shards.open(folder, verify=False).train
+        train = shards.Shards.open(folder, verify=False).counts("train")
     except UserError as error:
         _say(str(error))
         return False
-    _say(f"{folder}: used again, {len(train):,} training tokens")
+    _say(f"{folder}: used again, {train['tokens']:,} training tokens")
     return True
 
 
@@ -149,7 +169,7 @@ def _prepare_alone(folder: Path, data: DataConfig, vocab: int, source: dict[str,
     _say(f"{folder}: prepared; {'; '.join(counts)}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     path = files.hidden(folder, "lock")
     held = files.lock(path)
@@ -174,23 +194,54 @@ class Piece(NamedTuple):
     ends_document: bool
 
 
-def _write(folder: Path, data: DataConfig, vocab: int, source: dict[str, Any]) -> dict[str, Any]:
+def _write(folder: Path, data: DataConfig, vocab: int, made_from: dict[str, Any]) -> dict[str, Any]:
     """Write tokenizer, shards and manifest; returns the manifest's counts of each split."""
-    tokenizer = tokenizers.build(data.tokenizer, corpus.documents(data, "train"), vocab)
+    sources = weighted_sources(data)
+    texts = itertools.chain.from_iterable(corpus.documents(source.data, "train") for source in sources)
+    tokenizer = tokenizers.build(data.tokenizer, texts, vocab)
     _check_vocab(tokenizer.vocab, data, vocab)
-    writers = {split: shards.ShardWriter(folder, split, tokenizer.vocab, data.shard_tokens) for split in corpus.SPLITS}
-    with _progress(corpus.total_bytes(data)) as advance:
-        for batch in _batches(_pieces(corpus.labelled(data))):
-            for piece, tokens in zip(batch, tokenizer.encode([piece.text for piece in batch]), strict=True):
-                size = len(piece.text.encode())
-                writers[piece.split].write(tokens, size, piece.ends_document)
-                advance(size)
-    splits = {split: writer.finish() for split, writer in writers.items()}
-    for split, counts in splits.items():
-        if not counts["tokens"]:
-            raise UserError(f"data.{split}: no text in the corpus, expected at least one document that is not blank")
-    shards.write_manifest(folder, tokenizer, splits, source)
+    sizes = [corpus.total_bytes(source.data) for source in sources]
+    with _progress(sum(filter(None, sizes)) if all(sizes) else None) as advance:
+        written = {source.name: _write_source(folder, source, tokenizer, advance) for source in sources}
+    splits = {split: _together({name: counts[split] for name, counts in written.items()}) for split in corpus.SPLITS}
+    shards.write_manifest(folder, tokenizer, splits, made_from)
     return splits
+
+
+def _write_source(
+    folder: Path, source: WeightedSource, tokenizer: tokenizers.Tokenizer, advance: Callable[[int], None]
+) -> dict[str, dict[str, Any]]:
+    """Write the shards of one source; returns the counts of each split."""
+
+    def writer(split: Split) -> shards.ShardWriter:
+        name = split if source.name is None else f"{split}-{source.name}"
+        data = source.data
+        return shards.ShardWriter(folder, name, tokenizer.vocab, data.shard_tokens, data.document_end)
+
+    writers = {split: writer(split) for split in corpus.SPLITS}
+    for batch in _batches(_pieces(corpus.labelled(source.data))):
+        for piece, tokens in zip(batch, tokenizer.encode([piece.text for piece in batch]), strict=True):
+            size = len(piece.text.encode())
+            writers[piece.split].write(tokens, size, piece.ends_document)
+            advance(size)
+    counts = {split: writer.finish() for split, writer in writers.items()}
+    for split in corpus.SPLITS:
+        if not counts[split]["tokens"]:
+            of = f", source '{source.name}'" if source.name else ""
+            raise UserError(
+                f"data.{split}{of}: no text in the corpus, expected at least one document that is not blank"
+            )
+    return counts
+
+
+def _together(counts: dict[str | None, dict[str, Any]]) -> dict[str, Any]:
+    """The counts of a split from those of its sources."""
+    if None in counts:
+        return counts[None]
+    totals = {key: sum(one[key] for one in counts.values()) for key in ("documents", "tokens", "bytes")}
+    listed = [{**shard, "source": name} for name, one in counts.items() for shard in one["shards"]]
+    own = {name: {key: one[key] for key in totals} for name, one in counts.items()}
+    return {**totals, "shards": listed, "sources": own}
 
 
 def _pieces(documents: Iterable[tuple[Split, str]]) -> Iterator[Piece]:
@@ -219,7 +270,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
     """Yields a function to call with every further number of bytes. Draws on a terminal only."""
     clock = TimeRemainingColumn() if total else TimeElapsedColumn()

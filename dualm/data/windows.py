@@ -1,6 +1,7 @@
 """Windows: what one training sequence reads of a prepared split.
 
-packed   documents end to end, cut every L tokens; a window is L + 1 tokens, the last one a target only
+packed   documents end to end, cut every L tokens; a window is L + 1 tokens, the last one a target only. So validation reads a
+         split; training reads the subset of it that T/R tokens ask for (dualm.data.tape)
 rows     one document a window, cut or padded with <pad> (MDLM's setting for LM1B: Sahoo et al. 2024)
 pairs    <s> prompt response </s> </s> ...: a prompt that is given and a response to learn (SMDM, LLaDA)
 
@@ -19,15 +20,20 @@ import numpy as np
 from dualm.config import DataConfig
 from dualm.data.shards import TokenStream
 from dualm.data.tokenizer import BOS, EOS, PAD
+from dualm.data.units import DOCUMENTS_AT_ONCE, keys, mixed
 from dualm.errors import UserError
 from dualm.registry import Registry
 
 
 class Window(NamedTuple):
-    """Tokens `[L + 1]`; the first `given` of them are never masked and never supervised (a prompt; 0: none)."""
+    """Tokens `[L + 1]`; the first `given` of them are never masked and never supervised (a prompt; 0: none).
+
+    `pieces` `[L + 1]` numbers the pieces that the window is put together from; None: it is one.
+    """
 
     tokens: np.ndarray
     given: int = 0
+    pieces: np.ndarray | None = None
 
     @property
     def inputs(self) -> np.ndarray:
@@ -36,13 +42,19 @@ class Window(NamedTuple):
 
     @property
     def documents(self) -> np.ndarray:
-        """The number of each token's document, `[L + 1]`."""
-        return document_ids(self.tokens)
+        """The number of each token's document, `[L + 1]`; a piece from the middle of one counts as a document."""
+        return document_ids(self.tokens, self.pieces)
 
 
-def document_ids(tokens: np.ndarray) -> np.ndarray:
-    """Number the documents of packed `tokens` `[..., length]`: each begins with `<s>`; padding is a document of its own."""
-    return np.where(tokens == PAD, -1, np.cumsum(tokens == BOS, axis=-1))
+def document_ids(tokens: np.ndarray, pieces: np.ndarray | None = None) -> np.ndarray:
+    """Number the documents of packed `tokens` `[..., length]`: each begins with `<s>`, or with a piece.
+
+    Padding is a document of its own.
+    """
+    begins = tokens == BOS
+    if pieces is not None:
+        begins |= np.diff(pieces, prepend=pieces[..., :1]) != 0
+    return np.where(tokens == PAD, -1, np.cumsum(begins, axis=-1))
 
 
 class Windows(Protocol):
@@ -102,6 +114,11 @@ class Rows:
         cut = np.count_nonzero(np.diff(self.borders) > self.context + 1)
         return f"{cut:,} of {len(self):,} rows are longer than the context of {self.context} and cut" if cut else None
 
+    @property
+    def digests(self) -> np.ndarray:
+        """What tells the texts of the windows apart `[windows]`."""
+        return document_digests(self.stream)
+
     @cached_property
     def borders(self) -> np.ndarray:
         """Where each document starts, and where the last one ends `[documents + 1]`."""
@@ -150,6 +167,12 @@ class Pairs:
             else None
         )
 
+    @property
+    def digests(self) -> np.ndarray:
+        """What tells the pairs apart `[windows]`."""
+        digests = document_digests(self.stream)
+        return (mixed(digests[::2]) ^ digests[1::2])[self.kept]
+
     @cached_property
     def borders(self) -> np.ndarray:
         """Where each prompt starts, where its response starts, and where that ends `[pairs, 3]`."""
@@ -167,6 +190,11 @@ class Pairs:
         return np.flatnonzero(self.lengths <= self.context + 1)
 
 
+def document_digests(stream: TokenStream) -> np.ndarray:
+    """The digest of every document `[documents]`."""
+    return np.concatenate([block.digests for block in stream.document_blocks(DOCUMENTS_AT_ONCE)])
+
+
 def padded(tokens: np.ndarray, context: int, token: int) -> np.ndarray:
     """`tokens` with as many of `token` after them as a window `[context + 1]` wants."""
     return np.pad(tokens, (0, context + 1 - len(tokens)), constant_values=token)
@@ -181,6 +209,31 @@ FORMATS: Registry[Callable[[DataConfig, TokenStream, int], Windows]] = Registry(
         "pairs": lambda data, stream, context: Pairs(stream, context, data.supervise_prompt),
     },
 )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some of the windows."""
+
+    windows: Windows
+    numbers: np.ndarray
+
+    @property
+    def remark(self) -> str | None:
+        return self.windows.remark
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Window:
+        return self.windows[int(self.numbers[index])]
+
+
+def random_windows(windows: Rows | Pairs, seed: int, count: int) -> Chosen:
+    """The first `count` windows in the order of their keys, as units are chosen (dualm.data.units)."""
+    digests = windows.digests
+    order = np.argsort(keys(digests, np.zeros(len(digests), np.int64), seed), kind="stable")
+    return Chosen(windows, order[:count])
 
 
 def open_windows(data: DataConfig, stream: TokenStream, context: int) -> Windows:

@@ -49,6 +49,11 @@ def bits_per_byte(metric: str) -> str:
     return f"{metric.removesuffix('_nll').removesuffix('_nelbo')}_bpb"
 
 
+def of_source(metric: str, source: str) -> str:
+    """A metric on the validation data of one source: `valid/speech/ar_nll`."""
+    return metric.replace("valid/", f"valid/{source}/", 1)
+
+
 def half(window: Window) -> int:
     """Where the second half of a window begins; after a prompt, where the response begins."""
     return window.given or len(window.inputs) // 2

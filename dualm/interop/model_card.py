@@ -86,7 +86,7 @@ def _training(recipe: Recipe) -> str:
     budget, objective = Budget.of(recipe), recipe.objective
     alpha = alpha_schedule(objective.alpha, budget.repetitions, budget.steps).mean()
     rows = {
-        "data": f"{recipe.data.source} {' '.join(recipe.data.train)}".rstrip(),
+        "data": " ".join([recipe.data.source, *map(str, recipe.data.train)]),
         "unique tokens": f"{budget.unique_tokens:,}",
         "repetitions R": f"{budget.repetitions:,}",
         "steps": f"{budget.steps:,} of {budget.batch:,} sequences of {budget.context:,} tokens",

@@ -43,7 +43,7 @@ def masked_input(rate: float) -> Objective:
 
     def objective(window: Window, u: float, rng: np.random.Generator) -> Example:
         example = autoregressive(window, u, rng)
-        positions, noisy = maskable(Window(window.tokens)), example.inputs.copy()
+        positions, noisy = maskable(window._replace(given=0)), example.inputs.copy()
         noisy[positions[rng.random(len(positions)) < rate]] = MASK
         return replace(example, inputs=noisy)
 

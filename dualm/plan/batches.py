@@ -1,6 +1,7 @@
 """Training batches as a pure function of (step, micro-batch).
 
-    plan     slot of the sequence -> window           dualm.plan.order
+    order    slot of the sequence -> place            dualm.plan.order
+    passes   place -> window                          dualm.plan.passes
     mixture  micro-batch -> objective                 dualm.plan.mixture
     time     global batch, objective -> quantiles u   one draw for all sequences of the step that share it
     noise    (seed, step, sequence) -> mask           a stream of its own for every sequence
@@ -13,20 +14,22 @@ who computed it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dualm.config import ObjectiveConfig, Recipe
 from dualm.data.tokenizer import PAD
-from dualm.data.windows import Window, Windows
+from dualm.data.windows import Window
 from dualm.objectives import OBJECTIVES
 from dualm.objectives.example import Batch, Example, Objective, collate
 from dualm.objectives.time import DRAWS, Density, density
 from dualm.plan.budget import Budget
 from dualm.plan.mixture import Mixture, alpha_schedule
 from dualm.plan.order import Order
+from dualm.plan.passes import Passes
+from dualm.plan.shares import Shares
 from dualm.randomness import stream
 
 
@@ -36,17 +39,19 @@ class TrainingBatches:
     budget: Budget
     mixture: Mixture
     order: Order
-    windows: Windows
+    sources: Sequence[Passes]
     objectives: Mapping[str, Objective]
 
     @classmethod
-    def of(cls, recipe: Recipe, windows: Windows) -> TrainingBatches:
+    def of(cls, recipe: Recipe, sources: Sequence[Passes]) -> TrainingBatches:
         train, config = recipe.train, recipe.objective
         budget = Budget.of(recipe)
         alpha = alpha_schedule(config.alpha, budget.repetitions, budget.steps)
         mixture = Mixture.of(alpha, train.global_batch // train.micro_batch, config)
-        order = Order(recipe.run.seed, budget.windows, train.micro_batch, mixture.is_ar, mixture.ar_before)
-        return cls(recipe, budget, mixture, order, windows, built(config, density(config)))
+        shares = Shares.of(0, {number: share for number, share in enumerate(budget.shares()) if number})
+        unique = [source.windows for source in budget.sources]
+        order = Order(unique, shares, train.micro_batch, mixture.is_ar, mixture.ar_before)
+        return cls(recipe, budget, mixture, order, sources, built(config, density(config)))
 
     def with_time(self, time: Density) -> TrainingBatches:
         """The same batches, but for the density of t."""
@@ -84,12 +89,18 @@ class TrainingBatches:
         if chance.random() < self.recipe.data.random_length:
             length = int(chance.integers(2, length, endpoint=True))
         sequences = micro * len(u) + np.arange(len(u))
-        indices = self.order.windows_at(step * self.budget.batch + sequences)
         examples: list[Example] = []
-        for row, (index, sequence) in enumerate(zip(indices.tolist(), sequences.tolist(), strict=True)):
+        for row, sequence in enumerate(sequences.tolist()):
             rng = stream(seed, "noise", step, sequence)
-            examples += in_pieces(self.windows[index], length, u[row], rng, objective)
+            window = self.window(step * self.budget.batch + sequence)
+            examples += in_pieces(window, length, u[row], rng, objective)
         return collate(examples, self.recipe.data.keep_in_document)
+
+    def window(self, slot: int) -> Window:
+        """The window in a slot of training, counted from its first sequence."""
+        source, epoch, half, number = self.order.place(slot)
+        begin, end = (self.order.begin(source, one) for one in (epoch, epoch + 1))
+        return self.sources[source].window(epoch, begin, end, half, number)
 
 
 def built(config: ObjectiveConfig, time: Density) -> dict[str, Objective]:
@@ -103,16 +114,18 @@ def in_pieces(window: Window, length: int, u: float, rng: np.random.Generator, o
     No token of the budget is lost, as it would be if the window were cut off. The weights of each piece hold its share
     of the window, times the number of pieces: so the mean over all pieces of a micro-batch is the mean over its windows.
     """
-    whole = len(window.tokens) - 1
+    whole = len(window.inputs)
     if length == whole:
         return [objective(window, u, rng)]
     starts = range(0, whole, length)
+    numbers = np.zeros_like(window.tokens) if window.pieces is None else window.pieces
     examples = []
     for number, start in enumerate(starts):
-        tokens = window.tokens[start : start + length + 1]
+        tokens, pieces = (row[start : start + length + 1] for row in (window.tokens, numbers))
         share = (len(tokens) - 1) / whole * len(starts)
-        padded = np.pad(tokens, (0, length + 1 - len(tokens)), constant_values=PAD)
-        piece = Window(padded, max(0, window.given - start))
+        rest = (0, length + 1 - len(tokens))
+        tokens, pieces = np.pad(tokens, rest, constant_values=PAD), np.pad(pieces, rest, mode="edge")
+        piece = Window(tokens, max(0, window.given - start), pieces)
         example = objective(piece, (u + number / len(starts)) % 1.0, rng)
         examples.append(replace(example, weights=example.weights * share))
     return examples

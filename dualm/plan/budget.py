@@ -1,28 +1,50 @@
 """Repetition: how the token budget T is spent on T/R unique tokens.
 
-token stream   x_0 x_1 x_2 ...                          the front of the prepared training split
-windows        [0, L] [L, 2L] [2L, 3L] ...              U = floor(T/R) // L of them, the unique tokens
-epochs         every window once                        R of them
+corpus         units in a seeded random order           dualm.data.units
+unique tokens  the first U * L of them                  U = floor(T/R) // L windows
+epochs         every unique token once                  R of them
+
+Several sources share T by their weights; each has unique tokens and repetitions of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from dualm.config import Recipe
+from dualm.data.weighted import WeightedSource, weighted_sources
 from dualm.errors import UserError
+
+
+@dataclass(frozen=True)
+class SourceBudget:
+    """What one source gets of the budget."""
+
+    name: str | None  # None: it is the only one
+    tokens: int  # its share of T
+    repetitions: int
+    windows: int  # unique ones
+
+    @property
+    def sequences(self) -> int:
+        return self.windows * self.repetitions
+
+    def mistake(self, expected: str) -> UserError:
+        key = "data.repetitions" if self.name is None else f"data.train, source '{self.name}': repetitions"
+        return UserError(f"{key}: got {self.repetitions}, expected {expected}")
 
 
 @dataclass(frozen=True)
 class Budget:
     """How the token budget T is spent.
 
-    `windows` are the unique ones (U), each seen R times. Their unique tokens lie in the front of the
-    stream, so the subset for 2R is inside the one for R. If only `train.steps` is given, T is steps * batch *
-    context, and up to R-1 windows may begin pass R+1, because U is rounded down.
+    `windows` are the unique ones (U), each seen R times. If only `train.steps` is given, T is steps * batch * context, and up to
+    R-1 windows may begin pass R+1, because U is rounded down.
     """
 
-    windows: int
+    sources: tuple[SourceBudget, ...]
     steps: int
     tokens: int  # T
     repetitions: int  # R
@@ -33,19 +55,18 @@ class Budget:
     def of(cls, recipe: Recipe) -> Budget:
         data, train, context = recipe.data, recipe.train, recipe.model.context
         tokens = data.tokens or (train.steps or 0) * train.global_batch * context
-        windows = tokens // data.repetitions // context
-        steps = train.steps or windows * data.repetitions // train.global_batch
-        if windows < 1:
-            raise UserError(
-                f"data.repetitions: got {data.repetitions}, expected at most {tokens // context}: "
-                f"{tokens} tokens in windows of {context} leave nothing to repeat so often"
-            )
+        sources = tuple(_spent(source, tokens, context) for source in weighted_sources(data))
+        steps = train.steps or sum(source.sequences for source in sources) // train.global_batch
         if steps < 1 or steps * train.global_batch * context > tokens:
             raise UserError(
                 f"data.tokens: got {tokens}, expected at least train.steps * train.global_batch * model.context = "
                 f"{max(1, steps) * train.global_batch * context}"
             )
-        return cls(windows, steps, tokens, data.repetitions, context, train.global_batch)
+        return cls(sources, steps, tokens, data.repetitions, context, train.global_batch)
+
+    @property
+    def windows(self) -> int:
+        return sum(source.windows for source in self.sources)
 
     @property
     def unique_tokens(self) -> int:
@@ -55,12 +76,27 @@ class Budget:
     def sequences(self) -> int:
         return self.steps * self.batch
 
-    def check_fits(self, windows: int) -> None:
-        """Refuse a budget that asks for more unique windows than the corpus has."""
-        if self.windows > windows:
-            enough = self.tokens // ((windows + 1) * self.context) + 1
-            raise UserError(
-                f"data.repetitions: got {self.repetitions}, expected at least {enough}: T/R = {self.unique_tokens} "
-                f"unique tokens ({self.windows} windows) are asked for, the corpus has {windows * self.context} "
-                f"({windows} windows)"
-            )
+    def shares(self) -> list[float]:
+        """The share of the sequences that each source gets."""
+        planned = [source.sequences for source in self.sources]
+        return [float(Fraction(one, sum(planned))) for one in planned]
+
+    def check_fits(self, available: Sequence[int]) -> None:
+        """Refuse a budget that asks for more unique windows than a source has. `available` are those of each."""
+        for source, windows in zip(self.sources, available, strict=True):
+            if source.windows > windows:
+                enough = source.tokens // ((windows + 1) * self.context) + 1
+                raise source.mistake(
+                    f"at least {enough}: T/R = {source.windows * self.context} unique tokens ({source.windows} windows) "
+                    f"are asked for, the corpus has {windows * self.context} ({windows} windows)"
+                )
+
+
+def _spent(source: WeightedSource, tokens: int, context: int) -> SourceBudget:
+    share = int(tokens * source.share)
+    spent = SourceBudget(source.name, share, source.repetitions, share // source.repetitions // context)
+    if not spent.windows:
+        raise spent.mistake(
+            f"at most {share // context}: {share} tokens in windows of {context} leave nothing to repeat so often"
+        )
+    return spent

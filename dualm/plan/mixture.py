@@ -13,11 +13,9 @@ import numpy as np
 
 from dualm.config import ObjectiveConfig
 from dualm.objectives import OBJECTIVES, Half, main_objective
+from dualm.plan.shares import ONE, Shares, rounded
 
 Counts: TypeAlias = np.ndarray | np.int64
-
-ONE = 1 << 32  # 1.0 in fixed point; sums stay in int64 for 2^31 micro-batches
-HALF = ONE >> 1
 
 
 def published_alpha(repetitions: float) -> float:
@@ -33,48 +31,12 @@ def alpha_schedule(alpha: Any, repetitions: int, steps: int) -> np.ndarray:
     return np.full(steps, published_alpha(repetitions) if alpha == "auto" else float(alpha))
 
 
-@dataclass(frozen=True)
-class Portion:
-    """The objectives of one half of the ratio: each of `shared` takes its share of the half, `main` the rest.
-
-    Shares are in fixed point, in the order of names, each of what the ones before leave: every count is exact to less than 1.
-    """
-
-    main: str
-    shared: tuple[tuple[str, int], ...] = ()
-
-    @classmethod
-    def of(cls, config: ObjectiveConfig, half: Half) -> Portion:
-        """Raises UserError if `objective.<half>` names no objective of that half."""
-        left, shared = 1.0, []
-        for name, entry in sorted(OBJECTIVES.items()):
-            share = entry.share(config) if entry.share and entry.half == half else 0.0
-            if share:
-                shared.append((name, round(min(1.0, share / left) * ONE)))
-                left = max(left - share, 1e-12)
-        return cls(main_objective(config, half), tuple(shared))
-
-    def name(self, number: int) -> str:
-        """The objective of micro-batch `number` of this half, counted from 0."""
-        for name, share in self.shared:
-            before = rounded(number * share)
-            if rounded((number + 1) * share) > before:
-                return name
-            number -= before
-        return self.main
-
-    def counts(self, micros: int) -> dict[str, int]:
-        """How many of the first `micros` micro-batches of this half each objective gets."""
-        counts = {}
-        for name, share in self.shared:
-            counts[name] = rounded(micros * share)
-            micros -= counts[name]
-        return {self.main: micros, **counts}
-
-
-def rounded(fixed: Any) -> Any:
-    """A fixed-point number to the nearest integer."""
-    return (fixed + HALF) >> 32
+def of_half(config: ObjectiveConfig, half: Half) -> Shares[str]:
+    """The objectives of one half of the ratio. Raises UserError if `objective.<half>` names no objective of that half."""
+    shares = {
+        name: entry.share(config) for name, entry in sorted(OBJECTIVES.items()) if entry.share and entry.half == half
+    }
+    return Shares.of(main_objective(config, half), {name: share for name, share in shares.items() if share})
 
 
 @dataclass(frozen=True)
@@ -84,14 +46,14 @@ class Mixture:
     alpha: np.ndarray  # [steps] int64, fixed point
     before_step: np.ndarray  # [steps] int64: sum of alpha over all micro-batches of earlier steps
     per_step: int  # micro-batches in a global batch
-    ar: Portion
-    md: Portion
+    ar: Shares[str]
+    md: Shares[str]
 
     @classmethod
     def of(cls, alpha: np.ndarray, per_step: int, config: ObjectiveConfig) -> Mixture:
         fixed = np.rint(alpha * ONE).astype(np.int64)
         before = np.concatenate([[0], np.cumsum(fixed * per_step)[:-1]])
-        return cls(fixed, before, per_step, Portion.of(config, "ar"), Portion.of(config, "md"))
+        return cls(fixed, before, per_step, of_half(config, "ar"), of_half(config, "md"))
 
     def ar_before(self, micro: Counts) -> Counts:
         """How many of the first `micro` micro-batches of the run are AR, elementwise."""

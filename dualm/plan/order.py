@@ -1,65 +1,81 @@
-"""Order: which window of the unique ones stands in which slot of training.
+"""Order: what stands in which slot of training.
 
-    epochs   every window once, in a new order        R of them
-    slots    epoch 0 | epoch 1 | ...                  cut into micro-batches, micro-batches into steps
+    slots      one for each sequence, cut into micro-batches, those into steps
+    halves     the AR slots and the MD slots, counted apart: those of a micro-batch have one objective
+    sources    each gets its share of the slots of either half
+    epochs     of a source: every unique window of it once
 
-All of it is arithmetic on (seed, slot): no state, no rank, no world size.
+All of it is arithmetic on the slot: no state, no rank, no world size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dualm.randomness import stream
+from dualm.objectives import Half
+from dualm.plan.mixture import Shares
+
+
+class Counts(NamedTuple):
+    """Windows of a source, by half."""
+
+    ar: int
+    md: int
+
+
+class Place(NamedTuple):
+    """What a slot gets: the `number`-th of the windows that one half gets of an epoch of a source."""
+
+    source: int
+    epoch: int
+    half: Half
+    number: int
 
 
 @dataclass
 class Order:
-    """The window in every slot of training.
-
-    Each epoch is a permutation drawn from (seed, epoch), with one constraint that makes exposure exact: the AR
-    slots of successive epochs are dealt to the windows round robin (in one random order), so after any
-    number of epochs no two windows differ by more than one in how often they were trained autoregressively.
-    """
-
-    seed: int
-    windows: int
+    windows: Sequence[int]  # unique ones of each source
+    shares: Shares[int]  # of the slots of each half, among the sources
     micro_batch: int
     is_ar: Callable[[Any], Any]  # of micro-batch numbers
     ar_before: Callable[[Any], Any]
-    _epochs: dict[int, np.ndarray] = field(default_factory=dict)
+    _begins: dict[tuple[int, int], Counts] = field(default_factory=dict)
 
-    def windows_at(self, slots: np.ndarray) -> np.ndarray:
-        """The window index of each slot, `[n] -> [n]`."""
-        epochs, offsets = np.divmod(slots, self.windows)
-        return np.array([self._cached(int(epoch))[offset] for epoch, offset in zip(epochs, offsets, strict=True)])
+    def place(self, slot: int) -> Place:
+        half, number = self._in_half(slot)
+        source = self.shares.name(number)
+        before = self._before(source, slot)
+        epoch = sum(before) // self.windows[source]
+        begin = self.begin(source, epoch)
+        return Place(source, epoch, half, before.ar - begin.ar if half == "ar" else before.md - begin.md)
 
-    def ar_slots_before(self, slot: int) -> int:
-        micro, rest = np.divmod(np.int64(slot), self.micro_batch)
-        return int(self.ar_before(micro) * self.micro_batch + rest * self.is_ar(micro))
+    def begin(self, source: int, epoch: int) -> Counts:
+        """What either half has had of a source when its epoch begins: the epoch has what it has had at the next, less this."""
+        if (source, epoch) not in self._begins:
+            wanted = epoch * self.windows[source]
+            low, high = 0, 1
+            while sum(self._before(source, high)) < wanted:
+                low, high = high, 2 * high
+            while low < high:  # the first slot with all of the epochs before
+                middle = (low + high) // 2
+                low, high = (low, middle) if sum(self._before(source, middle)) >= wanted else (middle + 1, high)
+            self._begins[source, epoch] = self._before(source, low)
+        return self._begins[source, epoch]
 
-    def epoch(self, epoch: int) -> np.ndarray:
-        """The windows of one epoch in the order of their slots, `[windows]`."""
-        slots = np.arange(epoch * self.windows, (epoch + 1) * self.windows)
-        ar_slot = self.is_ar(slots // self.micro_batch)
-        ring = stream(self.seed, "exposure").permutation(self.windows)
-        turn = self.ar_slots_before(int(slots[0])) + np.arange(np.count_nonzero(ar_slot))
-        ar_window = np.zeros(self.windows, dtype=bool)
-        ar_window[ring[turn % self.windows]] = True
+    def _in_half(self, slot: int) -> tuple[Half, int]:
+        """The half that a slot belongs to, and its number there."""
+        ar = self._ar_slots(slot)
+        return ("ar", ar) if self.is_ar(np.int64(slot // self.micro_batch)) else ("md", slot - ar)
 
-        shuffled = stream(self.seed, "order", epoch).permutation(self.windows)
-        order = np.empty(self.windows, dtype=np.int64)
-        order[ar_slot] = shuffled[ar_window[shuffled]]
-        order[~ar_slot] = shuffled[~ar_window[shuffled]]
-        return order
+    def _before(self, source: int, slot: int) -> Counts:
+        """What either half has had of a source before a slot."""
+        ar = self._ar_slots(slot)
+        return Counts(self.shares.counts(ar)[source], self.shares.counts(slot - ar)[source])
 
-    def _cached(self, epoch: int) -> np.ndarray:
-        if epoch not in self._epochs:
-            for old in [known for known in self._epochs if known < epoch - 1]:
-                del self._epochs[old]
-            self._epochs[epoch] = self.epoch(epoch)
-        return self._epochs[epoch]
+    def _ar_slots(self, slot: int) -> int:
+        micro, rest = divmod(slot, self.micro_batch)
+        return int(self.ar_before(np.int64(micro)) * self.micro_batch + rest * self.is_ar(np.int64(micro)))

@@ -80,17 +80,17 @@ def at_once(sweep: Sweep, parallel: int | None) -> int:
 def prepare(points: Sequence[Point]) -> None:
     """Make the token shards that the points need, each once. Raises UserError if a point needs more text than there is."""
     from dualm.data.prepare import prepare, source_keys
-    from dualm.data.shards import Shards, TokenStream
-    from dualm.data.windows import open_windows
+    from dualm.data.shards import Shards
+    from dualm.plan.passes import available
 
-    made: dict[str, TokenStream] = {}
+    made: dict[str, Shards] = {}
     for point in points:
         data, model = point.recipe.data, point.recipe.model
         key = repr([data.dir, model.vocab, source_keys(data, model.vocab)])
         if key not in made:
-            made[key] = Shards.open(prepare(data, model.vocab), verify=False).train
+            made[key] = Shards.open(prepare(data, model.vocab), verify=False)
         try:
-            Budget.of(point.recipe).check_fits(len(open_windows(data, made[key], model.context)))
+            Budget.of(point.recipe).check_fits(available(point.recipe, made[key]))
         except UserError as error:
             raise UserError(f"point {point.name}: {error}") from None
 

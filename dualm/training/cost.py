@@ -8,8 +8,10 @@ from math import prod
 from dualm.config import Recipe, flatten
 from dualm.data import (
     corpus,
-    windows,  # noqa: F401  (for check_choices, its registry)
+    units,  # noqa: F401  (for check_choices, its registry)
+    windows,  # noqa: F401  (the same)
 )
+from dualm.data.weighted import weighted_sources
 from dualm.model import size
 from dualm.model.precision import PRECISIONS
 from dualm.objectives import OBJECTIVES, Half
@@ -59,7 +61,8 @@ def cost(recipe: Recipe, gpus: int) -> Cost:
         UserError: what `train` would refuse before it touches the data.
     """
     check_choices(flatten(recipe))
-    corpus.check_source(recipe.data)
+    for source in weighted_sources(recipe.data):
+        corpus.check_source(source.data)
     budget = Budget.of(recipe)
     alpha = alpha_schedule(recipe.objective.alpha, budget.repetitions, budget.steps)
     tokens = budget.sequences * budget.context

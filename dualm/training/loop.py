@@ -23,13 +23,13 @@ from dualm import runs
 from dualm.config import Recipe
 from dualm.data.prepare import prepare
 from dualm.data.shards import Shards
-from dualm.data.windows import open_windows
 from dualm.errors import UserError
 from dualm.interop import initialize
 from dualm.model.transformer import Transformer
 from dualm.objectives import OBJECTIVES
 from dualm.objectives.example import Batch
 from dualm.plan.batches import TrainingBatches
+from dualm.plan.passes import Use, open_passes, uses
 from dualm.randomness import stream
 from dualm.training import checkpoints, run_directory
 from dualm.training.checkpoints import State
@@ -58,9 +58,7 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
             on_first_rank(here, lambda: initialize.check_sizes(recipe.model))
         folder = on_first_rank(here, lambda: prepare(recipe.data, recipe.model.vocab))
         shards = open_shards(here, folder)
-        windows = open_windows(recipe.data, shards.train, recipe.model.context)
-        batches = TrainingBatches.of(recipe, windows)
-        batches.budget.check_fits(len(windows))
+        batches = TrainingBatches.of(recipe, open_passes(recipe, shards))
         if starting:
             on_first_rank(here, lambda: initialize.check_start(recipe.model, shards.tokenizer))
         run, lock, checkpoint = on_first_rank(here, lambda: enter(recipe, resume))
@@ -118,13 +116,26 @@ class Run:
         if start < steps:
             self.reporter = Reporter(self.dir, self.world, steps, start)
             self.reporter.say(f"resuming from {checkpoint}" if checkpoint else f"training {steps} steps in {self.dir}")
-            if self.batches.windows.remark:
-                self.reporter.say(self.batches.windows.remark)
+            self.describe_data()
             self.validator = Validator.of(self.recipe, self.world, self.shards, self.batches)
             try:
                 self.run_steps(start, steps)
             finally:
                 self.reporter.close()
+
+    def describe_data(self) -> None:
+        """Say how much of the corpus is used, and write it down."""
+        sources = self.batches.sources
+
+        def record() -> list[Use]:
+            used = uses(self.recipe, self.shards, sources)
+            run_directory.record_data(self.dir, used)
+            return used
+
+        used = on_first_rank(self.world, record)
+        remarks = [source.windows.remark for source in sources]
+        for line in [*(f"unique data: {one}" for one in used), *filter(None, remarks)]:
+            self.reporter.say(line)
 
     def run_steps(self, start: int, steps: int) -> None:
         train = self.recipe.train

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from dualm import files
 from dualm.config import Recipe, dump, flatten, load
 from dualm.errors import UserError
+from dualm.plan.passes import Use
 
 # What may change between two starts of one run without changing its numbers.
 HARMLESS = ("run.dir", "train.log_every", "train.prefetch", "model.checkpointing", "validate.every", "checkpoint.")
@@ -37,6 +39,11 @@ def claim(recipe: Recipe) -> Path:
     except OSError as error:
         raise UserError(f"run.dir: cannot write to {run}: {error.strerror}") from None
     return run
+
+
+def record_data(run: Path, uses: Sequence[Use]) -> None:
+    """Write `data.json`: which unit the unique data are a random subset of, and how much of each source they are."""
+    files.write_json(run / "data.json", {"sources": [use._asdict() for use in uses]})
 
 
 def lock(run: Path) -> int:

@@ -13,7 +13,7 @@ from dualm.config import Recipe
 from dualm.data.shards import Shards
 from dualm.data.tokenizer import BOS
 from dualm.data.windows import open_windows
-from dualm.evaluation.readings import UNIGRAM, bits_per_byte
+from dualm.evaluation.readings import UNIGRAM, bits_per_byte, of_source
 from dualm.evaluation.unigram import unigram_nll
 from dualm.evaluation.validation import ValidationSet, validate
 from dualm.generation.autoregressive import decode
@@ -34,19 +34,23 @@ class Validator:
     recipe: Recipe
     world: World
     shards: Shards
-    data: ValidationSet
+    sets: dict[str | None, ValidationSet]  # None: windows of the whole split; the others of one source each
     baseline: dict[str, float]
 
     @classmethod
     def of(cls, recipe: Recipe, world: World, shards: Shards, batches: TrainingBatches) -> Validator:
-        split = shards.manifest["splits"]["valid"]
-        predicted = split["tokens"] - split["documents"]  # every token but <s>
-        windows = open_windows(recipe.data, shards.valid, recipe.model.context)
-        data = ValidationSet.of(recipe, windows, predicted / split["bytes"])
-        mean, error = unigram_nll(data, batches.windows, batches.budget.windows, recipe.model.vocab)
+        def of_source(name: str | None) -> ValidationSet:
+            counts = shards.counts("valid", name)
+            predicted = counts["tokens"] - counts["documents"]  # every token but <s>
+            windows = open_windows(recipe.data, shards.stream("valid", name), recipe.model.context)
+            return ValidationSet.of(recipe, windows, predicted / counts["bytes"])
+
+        sets = {name: of_source(name) for name in dict.fromkeys([None, *(one.name for one in batches.budget.sources)])}
+        data, unique = sets[None], [source.windows for source in batches.sources]
+        mean, error = unigram_nll(data, unique, batches.budget.shares(), recipe.model.vocab)
         per_byte = data.tokens_per_byte / math.log(2)
         baseline = {UNIGRAM: mean, f"{UNIGRAM}_se": error, bits_per_byte(UNIGRAM): mean * per_byte}
-        return cls(recipe, world, shards, data, baseline)
+        return cls(recipe, world, shards, sets, baseline)
 
     @torch.no_grad()
     def losses(self, engine: Any) -> dict[str, float]:
@@ -56,7 +60,10 @@ class Validator:
             return engine(*batch.to(self.world.device).arguments).nll
 
         engine.eval()
-        row = validate(self.data, self.recipe, score, self.world.rank, self.world.size)
+        row: dict[str, float] = {}
+        for name, data in self.sets.items():
+            found = validate(data, self.recipe, score, self.world.rank, self.world.size)
+            row |= found if name is None else {of_source(metric, name): value for metric, value in found.items()}
         engine.train()
         return row | self.baseline
 

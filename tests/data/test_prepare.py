@@ -94,12 +94,15 @@ def test_a_key_decides_unless_it_says_otherwise(recipe):
     for name, key in config.keys().items():
         section, _, last = name.partition(".")
         if section == "data":
-            changed = preparing.source_keys(replace(pairs, **{last: object()}), 300)
+            changed = preparing.source_keys(
+                replace(pairs, **{last: ["another"] if last in ("train", "valid") else object()}), 300
+            )
             assert (changed != before) == key.shards or last in ("tokenizer", "format"), name
     read_later = {name for name, key in config.keys().items() if name.startswith("data.") and not key.shards}
     assert read_later == {
         *("data.supervise_prompt", "data.random_length", "data.streaming", "data.shard_tokens", "data.dir"),
         *("data.tokens", "data.repetitions", "data.keep_in_document"),
+        *("data.unit", "data.chunk", "data.recut"),
     }
 
 

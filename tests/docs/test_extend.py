@@ -20,7 +20,7 @@ from dualm.config import DataConfig, ObjectiveConfig, Recipe, load
 from dualm.data.prepare import prepare
 from dualm.data.shards import Shards
 from dualm.data.tokenizer import BOS, MASK, byte_tokenizer
-from dualm.data.windows import Window, open_windows
+from dualm.data.windows import Window
 from dualm.errors import UserError
 from dualm.evaluation.readings import READINGS
 from dualm.generation.samplers import SAMPLERS
@@ -30,6 +30,7 @@ from dualm.objectives import OBJECTIVES
 from dualm.objectives.masked_diffusion import MASK_COUNTS, MaskedDiffusion
 from dualm.objectives.time import UNIFORM, density
 from dualm.plan.batches import TrainingBatches
+from dualm.plan.passes import open_passes
 from dualm.registry import REGISTRIES
 from tests.conftest import Tiny, random_model
 from tests.docs.pages import ROOT, examples
@@ -142,8 +143,7 @@ def test_a_density_decides_the_mask_rates(
         assert [time.slope(t) for t in rates] == pytest.approx(steps, rel=1e-2)
     recipe = recipe_of(tiny, "train.steps=40", "objective.alpha=0", "objective.time=triangular", "data.repetitions=40")
     shards = Shards.open(prepare(recipe.data, recipe.model.vocab))
-    windows = open_windows(recipe.data, shards.train, recipe.model.context)
-    batches = TrainingBatches.of(recipe, windows)
+    batches = TrainingBatches.of(recipe, open_passes(recipe, shards))
     drawn = np.concatenate([batch.rates for step in range(40) for _, batch in batches.step(step)])
     assert drawn.mean() == pytest.approx(0.5, abs=0.03)  # ceil(N t) / N lies a little above t
     assert np.abs(drawn - 0.5).mean() == pytest.approx(1 / 6, abs=0.03)  # uniform: 1/4
@@ -155,8 +155,8 @@ def test_antithetic_draws_come_in_pairs(
 ) -> None:
     added("draws")
     recipe = load(tiny.recipe, ["objective.draws=antithetic", "objective.alpha=0"])
-    stream = open_windows(recipe.data, Shards.open(prepare(recipe.data, recipe.model.vocab)).train, 32)
-    _, u = TrainingBatches.of(recipe, stream).plan(3)
+    shards = Shards.open(prepare(recipe.data, recipe.model.vocab))
+    _, u = TrainingBatches.of(recipe, open_passes(recipe, shards)).plan(3)
     assert u.reshape(-1, 2).sum(axis=1) == pytest.approx(1)
     assert len(np.unique(u)) == u.size
     assert "stratified or iid or antithetic" in refusal(tiny, "objective.draws=x", capsys)

@@ -21,12 +21,12 @@ from dualm.cli import main
 from dualm.config import ModelConfig
 from dualm.data.shards import Shards
 from dualm.data.tokenizer import BOS, EOS, MASK, RESERVED, byte_tokenizer, from_file
-from dualm.data.windows import open_windows
 from dualm.errors import UserError
 from dualm.interop.export import export
 from dualm.interop.initialize import check_sizes, check_start, grow, initial_weights
 from dualm.model import AttentionMask, Transformer, weights
 from dualm.plan.batches import TrainingBatches
+from dualm.plan.passes import open_passes
 from tests.conftest import Tiny
 
 transformers = pytest.importorskip("transformers")
@@ -158,8 +158,7 @@ def first_loss(folder: Path, recipe_file: Path, *overrides: str) -> float:
     recipe = config.load(recipe_file, overrides)
     shards = Shards.open(Path(str(recipe.data.dir)), verify=False)
     model = dualm.load(folder, device="cpu").model
-    windows = open_windows(recipe.data, shards.train, recipe.model.context)
-    batches = TrainingBatches.of(recipe, windows).step(0)
+    batches = TrainingBatches.of(recipe, open_passes(recipe, shards)).step(0)
     return float(torch.cat([model(*batch.arguments).nll for _, batch in batches]).mean())
 
 

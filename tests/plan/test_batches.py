@@ -14,6 +14,7 @@ from dualm.config import DataConfig, ModelConfig, ObjectiveConfig, Recipe, RunCo
 from dualm.data.tokenizer import MASK
 from dualm.objectives.example import Batch
 from dualm.plan.batches import TrainingBatches
+from dualm.plan.passes import Same
 from dualm.training.prefetch import Prefetcher
 
 STREAM = np.random.default_rng(0).integers(16, 90, 2000)
@@ -29,7 +30,7 @@ def batches(
         objective=ObjectiveConfig(alpha=alpha, **{"prefix_fraction": 0.3, **objective}),
         train=TrainConfig(steps=15, global_batch=12, micro_batch=3),
     )
-    return TrainingBatches.of(recipe, packed(stream, 10))
+    return TrainingBatches.of(recipe, [Same(seed, packed(stream, 10))])
 
 
 def same(a: Batch, b: Batch) -> bool:

@@ -7,11 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.synthetic import packed
 from dualm.config import DataConfig, ModelConfig, ObjectiveConfig, Recipe, TrainConfig
 from dualm.errors import UserError
-from dualm.plan.budget import Budget
+from dualm.objectives import HALVES, Half
+from dualm.plan.budget import Budget, SourceBudget
 from dualm.plan.mixture import Mixture
 from dualm.plan.order import Order
+from dualm.plan.passes import Same
+from dualm.plan.shares import Shares
 
 
 def recipe(context: int = 4, batch: int = 8, **keys: int | None) -> Recipe:
@@ -21,21 +25,26 @@ def recipe(context: int = 4, batch: int = 8, **keys: int | None) -> Recipe:
     )
 
 
-def order(seed: int, windows: int, micro_batch: int, alpha: float) -> Order:
+def order(windows: int, micro_batch: int, alpha: float) -> Order:
     mixture = Mixture.of(np.full(1, alpha), 1, ObjectiveConfig())
-    return Order(seed, windows, micro_batch, mixture.is_ar, mixture.ar_before)
+    return Order([windows], Shares(0), micro_batch, mixture.is_ar, mixture.ar_before)
+
+
+def epoch(seed: int, plan: Order, number: int) -> dict[Half, np.ndarray]:
+    """The windows of an epoch that each half gets, where they are cut once."""
+    begin, end = plan.begin(0, number), plan.begin(0, number + 1)
+    return Same(seed, packed(np.zeros(1, int), 1)).epoch(number, begin, end)
 
 
 @given(st.integers(0, 99), st.integers(1, 60), st.integers(1, 7), st.floats(0, 1), st.integers(1, 12))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_every_window_has_its_share_of_ar(seed: int, windows: int, micro: int, alpha: float, repetitions: int) -> None:
-    plan = order(seed, windows, micro, alpha)
+    plan = order(windows, micro, alpha)
     exposures = np.zeros(windows, dtype=int)
-    for epoch in range(repetitions):
-        placed = plan.epoch(epoch)
-        assert sorted(placed) == list(range(windows))
-        slots = np.arange(epoch * windows, (epoch + 1) * windows)
-        exposures[placed[plan.is_ar(slots // micro)]] += 1
+    for number in range(repetitions):
+        placed = epoch(seed, plan, number)
+        assert sorted([*placed["ar"], *placed["md"]]) == list(range(windows))
+        exposures[placed["ar"]] += 1
     assert exposures.max() - exposures.min() <= 1
     # The mean is alpha * R up to the micro-batch that the last epoch may cut.
     assert np.all(np.abs(exposures - alpha * repetitions) <= 1 + micro / (2 * windows))
@@ -43,26 +52,44 @@ def test_every_window_has_its_share_of_ar(seed: int, windows: int, micro: int, a
 
 @pytest.mark.parametrize(("alpha", "repetitions"), [(0.5, 32), (1 / 8, 128), (63 / 64, 64)])
 def test_sixteen_exposures_are_sixteen(alpha: float, repetitions: int) -> None:
-    plan = order(0, 64, 8, alpha)
+    plan = order(64, 8, alpha)
     exposures = np.zeros(64, dtype=int)
-    for epoch in range(repetitions):
-        slots = np.arange(epoch * 64, (epoch + 1) * 64)
-        exposures[plan.epoch(epoch)[plan.is_ar(slots // 8)]] += 1
+    for number in range(repetitions):
+        exposures[epoch(0, plan, number)["ar"]] += 1
     assert set(exposures) == {round(alpha * repetitions)}
 
 
 def test_epochs_differ_and_seeds_differ() -> None:
-    plan = order(1, 50, 5, 0.5)
-    assert plan.epoch(0).tolist() != plan.epoch(1).tolist()
-    assert plan.epoch(0).tolist() != order(2, 50, 5, 0.5).epoch(0).tolist()
-    assert plan.epoch(3).tolist() == order(1, 50, 5, 0.5).epoch(3).tolist()
+    plan = order(50, 5, 0.5)
+    assert epoch(1, plan, 0)["ar"].tolist() != epoch(1, plan, 1)["ar"].tolist()
+    assert epoch(1, plan, 0)["ar"].tolist() != epoch(2, plan, 0)["ar"].tolist()
+    assert epoch(1, plan, 3)["md"].tolist() == epoch(1, order(50, 5, 0.5), 3)["md"].tolist()
 
 
-def test_slots_map_through_epochs_in_any_order() -> None:
-    plan = order(0, 10, 3, 0.3)
-    whole = np.concatenate([plan.epoch(epoch) for epoch in range(4)])
-    for start in (35, 0, 17):
-        assert plan.windows_at(np.arange(start, start + 5)).tolist() == whole[start : start + 5].tolist()
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=3),
+    st.integers(1, 6),
+    st.floats(0, 1),
+    st.integers(0, 500),
+)
+@settings(max_examples=100, deadline=None)
+def test_slots_fill_every_epoch_of_every_source(windows: list[int], micro: int, alpha: float, start: int) -> None:
+    mixture = Mixture.of(np.full(1, alpha), 1, ObjectiveConfig())
+    shares = Shares.of(0, {number: 1 / len(windows) for number in range(1, len(windows))})
+    whole = Order(windows, shares, micro, mixture.is_ar, mixture.ar_before)
+    places = [whole.place(slot) for slot in range(600)]
+    fresh = Order(windows, shares, micro, mixture.is_ar, mixture.ar_before)
+    assert fresh.place(start) == places[start]  # in any order of asking
+    assert len(set(places)) == len(places)
+    for source, unique in enumerate(windows):
+        mine = [place for place in places if place.source == source]
+        assert abs(len(mine) - 600 / len(windows)) < 3
+        for number in range(mine[-1].epoch):  # the epochs that are whole
+            begin, end = whole.begin(source, number), whole.begin(source, number + 1)
+            for half in HALVES:
+                found = [place.number for place in mine if (place.epoch, place.half) == (number, half)]
+                assert found == list(range(getattr(end, half) - getattr(begin, half)))
+            assert sum(end) - sum(begin) == unique
 
 
 @given(st.integers(1, 10**6), st.integers(1, 100), st.integers(1, 64), st.integers(1, 32))
@@ -100,10 +127,11 @@ def test_a_corpus_too_small_is_refused_with_the_repetitions_that_fit(
     tokens: int, repetitions: int, context: int, windows: int
 ) -> None:
     def budget(repetitions: int) -> Budget:
-        return Budget(tokens // repetitions // context, 1, tokens, repetitions, context, 1)
+        source = SourceBudget(None, tokens, repetitions, tokens // repetitions // context)
+        return Budget((source,), 1, tokens, repetitions, context, 1)
 
     try:
-        budget(repetitions).check_fits(windows)
+        budget(repetitions).check_fits([windows])
         assert budget(repetitions).windows <= windows
     except UserError as error:
         enough = int(str(error).split("at least ")[1].split(":")[0])
@@ -113,4 +141,4 @@ def test_a_corpus_too_small_is_refused_with_the_repetitions_that_fit(
 def test_the_refusal_names_tokens_and_windows() -> None:
     message = r"T/R = 2000 unique tokens \(500 windows\) are asked for, the corpus has 1996 \(499 windows\)"
     with pytest.raises(UserError, match=message):
-        Budget.of(recipe(tokens=4000, repetitions=2)).check_fits(499)
+        Budget.of(recipe(tokens=4000, repetitions=2)).check_fits([499])
