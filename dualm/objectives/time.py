@@ -208,8 +208,8 @@ def on_grid(density: Density, steps: int) -> Density:
     """`density` with time in `steps` equal steps: t is one of t_i = t(i / steps), each as likely; 0 steps: as it is.
 
     What masks at rate t_i and weighs by `slope` / t_i = steps (t_i - t_(i-1)) / t_i, t_0 = 0, has the discrete-time bound as its mean
-    (MDLM, eq. 8; T > 0 in its code): the chance that a token masked at step i is revealed in it is (t_i - t_(i-1)) / t_i. For uniform
-    t that is 1 / t_i, as in continuous time; only the rates differ.
+    (`_d3pm_loss` in MDLM's code, with SUBS): a token masked at t_i is revealed in step i with probability (t_i - t_(i-1)) / t_i. For
+    uniform t the weight is 1 / t_i, as in continuous time; only the rates differ.
     """
     if not steps:
         return density

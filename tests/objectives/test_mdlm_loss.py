@@ -72,8 +72,8 @@ def test_the_loss_is_the_papers_equation(schedule: str, shifted: bool) -> None:
 
 
 @pytest.mark.parametrize("schedule", ALPHAS)
-def test_the_weight_of_a_step_is_the_papers(schedule: str) -> None:
-    """Discrete time (eq. 8): T (alpha_(s) - alpha_(t)) / (1 - alpha_(t)) for the step from t to s, alpha_0 = 1."""
+def test_the_weight_of_a_step_is_that_of_the_discrete_bound(schedule: str) -> None:
+    """Discrete time: T (alpha_(s) - alpha_(t)) / (1 - alpha_(t)) for the step from t to s, alpha_0 = 1."""
     alpha, steps = ALPHAS[schedule], 5
     config = ObjectiveConfig(time=schedule, mask_count="bernoulli", weighting="importance", time_steps=steps)
     objective = MaskedDiffusion.of(config, density(config))
