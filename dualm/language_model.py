@@ -115,7 +115,7 @@ class LanguageModel:
             mode: ar | prefix | mc | chain | pll | pll_mixed | exact.
             batch: sequences of full context that go through the network at once.
             greedy: also say whether decoding at temperature 0 would give the continuation.
-            settings: draws, seed, guidance, mask_padding; see `Scoring`.
+            settings: draws, seed, guidance, mask_padding, time_steps; see `Scoring`.
 
         Raises:
             UserError: unknown mode, empty continuation, a setting that the mode ignores.
