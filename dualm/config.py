@@ -129,6 +129,10 @@ class ObjectiveConfig:
     time_beta: list[float] = key([2.0, 2.0], "beta: its two parameters")
     time_power: float = key(2.0, "polynomial: t = u ** power", gt=0)
     time_noise: list[float] = key([1e-3, 20.0], "geometric: smallest and largest total noise")
+    time_sigma: list[float] = key([0.0, 10.0], "linear_sigma: smallest and largest total noise")
+    time_steps: int = key(
+        0, "T: train the discrete-time bound of T steps instead of the continuous-time one; 0: continuous", ge=0
+    )
     time_floor: float | None = key(
         None, "learned: nats per masked token that cannot be learned; default: those of the best bin"
     )
@@ -292,15 +296,21 @@ def _merged(layers: Sequence[tuple[str, DictConfig]]) -> Any:
 
 
 RENAMED = {"schedule.warmup_least": "schedule.warmup_min"}  # keys of older recipes
+RENAMED_CHOICES = {("objective.time", "cosine"): "cosine_md4"}  # values of older recipes
 
 
 def _rename(layer: DictConfig, source: str) -> None:
-    """Give the layer's keys their names of today, and say once that an older one is there."""
+    """Give the layer's keys and choices their names of today, and say once that an older one is there."""
     for old, new in RENAMED.items():
         section, _, name = old.partition(".")
         if isinstance(layer.get(section), DictConfig) and name in layer[section]:
             _say_renamed(source, old, new)
             OmegaConf.update(layer, new, layer[section].pop(name))
+    for (dotted, old), new in RENAMED_CHOICES.items():
+        section, _, name = dotted.partition(".")
+        if isinstance(layer.get(section), DictConfig) and layer[section].get(name) == old:
+            _say_renamed(source, f"{dotted}: {old}", new)
+            layer[section][name] = new
 
 
 @cache
@@ -349,8 +359,13 @@ def check(recipe: Recipe) -> None:
     _expect(objective.time_min <= objective.time_mean <= 1, "objective.time_mean", objective.time_mean, bounds)
     for name in ("objective.time_beta", "objective.time_noise"):
         _expect(len(flat[name]) == 2 and min(flat[name]) > 0, name, flat[name], "two numbers above 0")
-    noise = objective.time_noise
-    _expect(noise[0] < noise[1], "objective.time_noise", noise, "the smallest noise, then the largest")
+    sigma = objective.time_sigma
+    _expect(len(sigma) == 2 and min(sigma) >= 0, "objective.time_sigma", sigma, "two numbers, 0 or above")
+    for name in ("objective.time_noise", "objective.time_sigma"):
+        _expect(flat[name][0] < flat[name][1], name, flat[name], "the smallest noise, then the largest")
+    independent = not objective.time_steps or objective.mask_count == "bernoulli"
+    wanted = f"bernoulli with objective.time_steps = {objective.time_steps}: its bound masks tokens independently"
+    _expect(independent, "objective.mask_count", objective.mask_count, wanted)
 
 
 def _check_alpha(alpha: Any) -> None:

@@ -25,6 +25,7 @@ from dualm.generation.diffusion import Step, canvas, denoise
 from dualm.generation.samplers import Denoising
 from dualm.generation.sampling import NEVER, Dice, Sampling, before_end
 from dualm.generation.text_stream import TextStream
+from dualm.generation.windows import denoise_windows
 from dualm.likelihood.modes import Scoring
 from dualm.likelihood.pairs import Pair, Score
 from dualm.likelihood.score import score
@@ -114,7 +115,7 @@ class LanguageModel:
             mode: ar | prefix | mc | chain | pll | pll_mixed | exact.
             batch: sequences of full context that go through the network at once.
             greedy: also say whether decoding at temperature 0 would give the continuation.
-            settings: draws, seed, guidance, mask_padding; see `Scoring`.
+            settings: draws, seed, guidance, mask_padding, time_steps; see `Scoring`.
 
         Raises:
             UserError: unknown mode, empty continuation, a setting that the mode ignores.
@@ -149,11 +150,11 @@ class LanguageModel:
             prompts: an empty one begins a document.
             mode: ar | prefix (the prompt read both ways, then causal) | diffusion.
             max_tokens: length of a continuation; by default 64, or what the context leaves. Diffusion with `block`
-                may go on beyond the context.
+                or `stride` may go on beyond the context.
             temperature, top_k, top_p: see `Sampling`; temperature 0 takes the most likely token.
             seed: text number i is a function of (seed, i) alone.
             batch: how many go through the network at once.
-            denoising: diffusion: sampler, steps, block, guidance, gamma, tau, eta; see `Denoising`.
+            denoising: diffusion: sampler, steps, block, guidance, gamma, tau, eta, stride, noise_removal; see `Denoising`.
 
         Raises:
             UserError: unknown mode or sampler, a value outside its range, a prompt longer than the context.
@@ -230,7 +231,11 @@ class LanguageModel:
     def canvases(self, prompts: Sequence[np.ndarray], task: Generation, dice: Sequence[Dice]) -> Iterator[Step]:
         """The steps of diffusion after prompts of token ids."""
         count, options = self.new_tokens(prompts, task), task.denoising
-        if options.block is None or options.block >= count:
+        if options.stride is not None:
+            self._check_length("stride", options.stride, self.context - 1)
+            with self.autocast():
+                yield from denoise_windows(self.model, prompts, count, dice, task.sampling, options, self.shifted)
+        elif options.block is None or options.block >= count:
             yield from self.denoised(canvas(prompts, count), dice, task.sampling, options)
         else:
             self._check_length("block", options.block, self.context - 1)
@@ -249,7 +254,7 @@ class LanguageModel:
         longest = max(map(len, prompts))
         self._check_length("prompt", longest, self.context - 1)
         room = self.context - longest
-        if task.mode != "diffusion" or task.denoising.block is None:
+        if task.mode != "diffusion" or not task.denoising.outgrows_context:
             self._check_length("max_tokens", task.max_tokens or 0, room)
         return task.max_tokens or min(64, room)
 

@@ -56,6 +56,14 @@ def test_a_dumped_recipe_loads_to_itself(
         ("objective.alpha=always", "objective.alpha: got 'always'"),
         ("objective.alpha=[[0.5,1],[0.2,0]]", "objective.alpha: got [[0.5, 1], [0.2, 0]]"),
         (
+            "objective.time_sigma=[5,2]",
+            "objective.time_sigma: got [5.0, 2.0], expected the smallest noise, then the larg",
+        ),
+        (
+            "objective.time_steps=10",
+            "objective.mask_count: got 'exact', expected bernoulli with objective.time_steps = 10",
+        ),
+        (
             "objective.time_mean=1.5",
             "objective.time_mean: got 1.5, expected a number between objective.time_min = 0.001 and 1",
         ),
@@ -85,6 +93,17 @@ def test_an_older_name_of_a_key_is_understood_and_said_once(tmp_path: Path, caps
     for _ in range(2):
         assert config.load(path).schedule.warmup_min == 7
     assert capsys.readouterr().err == f"{path}: schedule.warmup_least is called schedule.warmup_min now\n"
+
+
+def test_an_older_name_of_a_choice_is_understood_and_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An older run, its recipe.yaml resolved, goes on as what it was: MD4's cosine."""
+    path = write(tmp_path, "train: {steps: 10}\nobjective: {time: cosine}")
+    for _ in range(2):
+        assert config.load(path).objective.time == "cosine_md4"
+    assert capsys.readouterr().err == f"{path}: objective.time: cosine is called cosine_md4 now\n"
+    assert config.load(path, ["objective.time=cosine_mdlm"]).objective.time == "cosine_mdlm"
 
 
 def test_a_wrong_type_is_named_with_its_file(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,8 +83,9 @@ def test_texts_end_before_a_stop_string(model: LanguageModel, mode: str) -> None
     assert model.generate(["the sea"], mode, max_tokens=30, seed=2, stop=[stop, "never"]) == [text.split(stop)[0]]
 
 
-def test_blocks_outgrow_the_context(model: LanguageModel) -> None:
-    texts = model.generate(["sea"] * 12, "diffusion", max_tokens=150, block=16, sampler="threshold", tau=0.1, seed=1)
+@pytest.mark.parametrize("how", [{"block": 16}, {"stride": 16}])
+def test_blocks_and_windows_outgrow_the_context(model: LanguageModel, how: dict[str, Any]) -> None:
+    texts = model.generate(["sea"] * 12, "diffusion", max_tokens=150, sampler="threshold", tau=0.1, seed=1, **how)
     assert max(map(len, texts)) > CONTEXT
 
 
@@ -140,6 +142,9 @@ def test_a_trained_run_is_read_from_its_newest_whole_checkpoint(tiny: Tiny, caps
         (["--mode", "diffusion", "--sampler", "magic"], "sampler: got 'magic', expected ancestral"),
         (["--mode", "diffusion", "--steps", "0"], "steps: got 0, expected at least 1"),
         (["--mode", "diffusion", "--block", "48", "--max-tokens", "90"], "block: got 48 tokens, expected at most 47"),
+        (["--mode", "diffusion", "--stride", "48", "--max-tokens", "90"], "stride: got 48 tokens, expected at most 47"),
+        (["--mode", "diffusion", "--stride", "8", "--block", "8"], "stride: got 8 with block = 8"),
+        (["--mode", "diffusion", "--noise-removal", "1"], "noise_removal: got 1.0, expected a mask rate in [0, 1)"),
         (["--infill", "no holes"], "infill: got 'no holes', expected <mask> or <mask:N> in it"),
         (["--infill", "<mask:0>"], "infill: got <mask:0>"),
         (["--infill", "<mask:99>"], "infill: got 101 tokens, expected at most 48"),
@@ -202,19 +207,30 @@ def test_texts_go_to_a_file(folder: Path, model: LanguageModel, tmp_path: Path) 
     assert [row["text"] for row in rows] == [a + b for a, b in zip(prompts, expected, strict=True)]
 
 
-@pytest.mark.parametrize("block", [[], ["--block", "4"]])
+@pytest.mark.parametrize(
+    ("words", "options", "tokens"),
+    [
+        ([], {}, 12),
+        (["--block", "4"], {"block": 4}, 12),
+        (["--stride", "4", "--sampler", "ddpm_cache"], {"stride": 4, "sampler": "ddpm_cache"}, 60),
+        (["--noise-removal", "0.5", "--steps", "3"], {"noise_removal": 0.5, "steps": 3}, 12),
+    ],
+)
 def test_what_is_watched_is_what_is_written(
-    folder: Path, model: LanguageModel, block: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    model: LanguageModel,
+    words: list[str],
+    options: dict[str, Any],
+    tokens: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     trace = tmp_path / "trace.html"
-    words = ["--mode", "diffusion", "--max-tokens", "12", *block, "--watch", "--trace", str(trace), "the sea"]
-    assert main(["generate", str(folder), *words]) == 0
-    options = {"block": 4} if block else {}
-    assert (
-        capsys.readouterr().out
-        == "the sea" + model.generate(["the sea"], "diffusion", max_tokens=12, **options)[0] + "\n"
-    )
-    assert "12 tokens" in trace.read_text()
+    common = ["--mode", "diffusion", "--max-tokens", str(tokens), "--watch", "--trace", str(trace), "the sea"]
+    assert main(["generate", str(folder), *words, *common]) == 0
+    written = model.generate(["the sea"], "diffusion", max_tokens=tokens, **options)[0]
+    assert capsys.readouterr().out == f"the sea{written}\n"
+    assert f"{tokens} tokens" in trace.read_text()
 
 
 def test_infilling_from_the_command_line(

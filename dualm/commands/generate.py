@@ -25,12 +25,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="another seed, other texts (default 0)")
     diffusion = parser.add_argument_group("diffusion")
     diffusion.add_argument("--sampler", default=default.sampler, help=f"{' | '.join(SAMPLERS)} ({default.sampler})")
-    diffusion.add_argument("--steps", type=int, help="network calls, per block if there are blocks (default: tokens)")
-    diffusion.add_argument("--block", type=int, help="tokens at once, left to right; lets a text outgrow the context")
+    diffusion.add_argument("--steps", type=int, help="network calls, per block or window (default: as many as tokens)")
+    diffusion.add_argument("--block", type=int, help="block-wise: so many tokens at once, left to right, from a cache")
+    diffusion.add_argument(
+        "--stride", type=int, help="MDLM's semi-autoregressive windows: whole contexts, each so many tokens further on"
+    )
     diffusion.add_argument("--guidance", type=float, default=0.0, help="weight of classifier-free guidance (default 0)")
     diffusion.add_argument("--gamma", type=float, default=default.gamma, help=f"entropy_bound: nats ({default.gamma})")
     diffusion.add_argument("--tau", type=float, default=default.tau, help=f"threshold: probability ({default.tau})")
     diffusion.add_argument("--eta", type=float, default=default.eta, help=f"remask: probability ({default.eta})")
+    diffusion.add_argument(
+        "--noise-removal",
+        type=float,
+        default=default.noise_removal,
+        metavar="T",
+        help=f"end at mask rate T, then take the likeliest tokens; MDLM 1e-5 ({default.noise_removal:g}: none)",
+    )
     diffusion.add_argument("--watch", action="store_true", help="show in the terminal what each step commits")
     diffusion.add_argument("--trace", type=Path, metavar="FILE", help="write a page that plays the unmasking")
     output = parser.add_argument_group("output")

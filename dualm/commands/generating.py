@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from dualm.generation.sampling import Dice, Sampling
 from dualm.generation.trace import page, watch, write_page
 from dualm.language_model import Generation, LanguageModel
 
-DENOISING = ("sampler", "steps", "block", "guidance", "gamma", "tau", "eta")
+DENOISING = [one.name for one in fields(Denoising)]  # options of the command line by the same names
 
 
 def generate(arguments: argparse.Namespace) -> None:

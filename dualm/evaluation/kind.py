@@ -57,6 +57,7 @@ def add_scoring(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--mask-padding", type=int, default=0, metavar="N", help="mc, chain, pll: masks after a text up to N tokens"
     )
+    group.add_argument("--time-steps", type=int, default=0, metavar="T", help="mc: the bound of T discrete steps")
 
 
 def scorings(arguments: argparse.Namespace, default_modes: Sequence[str]) -> tuple[Scoring, ...]:

@@ -1,1 +1,1 @@
-"""Generation: autoregressive decoding, diffusion samplers, blocks, traces."""
+"""Generation: autoregressive decoding, diffusion samplers, blocks, windows, traces."""

@@ -1,10 +1,11 @@
-"""Semi-autoregressive (block-wise) diffusion: text of any length, one block of masks after another, left to right.
+"""Block-wise diffusion from a cache: text of any length, one block of masks after another, left to right.
 
     cache    <s> The sea was              finished tokens, read once; each sees its own block and those before it
     active                  calm [M] [M]  the last finished token, whose output predicts the first mask, and the block
 
 The active tokens see all of the cache and each other both ways; masks after the block do not exist. Training never shows
-this visibility, so the quality has to be measured.
+this visibility, so the quality has to be measured. MDLM's semi-autoregressive algorithm, which reads whole windows, is another:
+`dualm.generation.windows`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dualm.data.tokenizer import EOS, MASK, PAD
-from dualm.generation.diffusion import Calls, Guess, Step, canvas, commit_steps, guess
+from dualm.generation.diffusion import Calls, Guess, Step, canvas, commit_steps, guess, pasted, untouched
 from dualm.generation.samplers import Denoising
 from dualm.generation.sampling import Dice, Sampling
 from dualm.model.attention import AttentionMask
@@ -45,39 +46,32 @@ def denoise_blocks(
     assert options.block is not None
     assert options.block < model.config.context
     reader = CachedReader(model, prompts, length, options.guidance, shifted, calls)
-    tokens = canvas(prompts, length)
+    whole = untouched(canvas(prompts, length))
+    every = np.arange(len(prompts))[:, None]
     ends = np.array([len(prompt) for prompt in prompts])
-    sure = np.full(tokens.shape, np.nan)
     ended = np.zeros(len(prompts), dtype=bool)
     for start in range(0, length, options.block):
         size = min(options.block, length - start)
         spots = ends[:, None] + np.arange(-1, size)  # the last finished token and the block
-        active = np.where(ended[:, None] & (np.arange(size + 1) > 0), PAD, np.take_along_axis(tokens, spots, axis=1))
+        active = np.where(
+            ended[:, None] & (np.arange(size + 1) > 0), PAD, np.take_along_axis(whole.tokens, spots, axis=1)
+        )
         reader.make_room(size + 1)
 
-        def ask(state: np.ndarray, rows: np.ndarray) -> Guess:
+        def ask(state: np.ndarray, rows: np.ndarray, how: Sampling) -> Guess:
             chunks = reader.logits(state, rows)
-            return guess(chunks, state[rows] == MASK, [dice[row] for row in rows], sampling)
+            return guess(chunks, state[rows] == MASK, [dice[row] for row in rows], how)
 
-        for step in commit_steps(ask, active, dice, options):
-            nowhere = np.zeros(tokens.shape, dtype=bool)
-            active, tokens = step.tokens, _pasted(tokens, spots, step.tokens)
-            sure = _pasted(sure, spots, step.confidence)
-            committed, remasked = (_pasted(nowhere, spots, part) for part in (step.committed, step.remasked))
-            yield Step(tokens, committed, remasked, sure)
+        for step in commit_steps(ask, active, dice, sampling, options):
+            active = step.tokens
+            whole = pasted(whole, (every, spots[:, 1:]), Step(*(grid[:, 1:] for grid in step)))
+            yield whole
         ends = ends + size
         ended |= (active[:, 1:] == EOS).any(axis=1)
         if ended.all():
             return
         if start + size < length:
             reader.keep(active)
-
-
-def _pasted(whole: np.ndarray, spots: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """`whole` `[rows, canvas]` with `part` at the columns `spots`, but for their first, which is no part of the block."""
-    whole = whole.copy()
-    np.put_along_axis(whole, spots[:, 1:], part[:, 1:], axis=1)
-    return whole
 
 
 class CachedReader:

@@ -3,13 +3,15 @@
     denoise        one canvas of any mask pattern, read both ways as a whole
     commit_steps   the loop over steps, however the model is read (dualm.generation.blocks reads through a cache)
 
+Text that outgrows the context is made of several such canvases: `dualm.generation.blocks`, `dualm.generation.windows`.
+
 Given tokens never change (carry-over unmasking), and no `<mask>`, `<pad>` or `<s>` is ever written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -43,8 +45,8 @@ class Step(NamedTuple):
     confidence: np.ndarray  # of tokens that were committed at any step; NaN elsewhere
 
 
-# (tokens [rows, length], which of the rows to ask about [n]) -> guess at those [n, length]
-Ask = Callable[[np.ndarray, np.ndarray], Guess]
+# (tokens [rows, length], which of the rows to ask about [n], how to draw) -> guess at those [n, length]
+Ask = Callable[[np.ndarray, np.ndarray, Sampling], Guess]
 
 
 @dataclass
@@ -78,7 +80,7 @@ def denoise(
     device = next(model.parameters()).device
     given = (tokens != MASK) & (tokens != PAD)
 
-    def ask(state: np.ndarray, rows: np.ndarray) -> Guess:
+    def ask(state: np.ndarray, rows: np.ndarray, how: Sampling) -> Guess:
         inputs = state[rows]
         masked = inputs == MASK
         without = without_context(inputs, given[rows]) if options.guidance else None
@@ -91,25 +93,46 @@ def denoise(
         )
         if calls:
             calls.add(len(rows) * (1 if without is None else 2))
-        return guess(logits(model, query), masked, [dice[row] for row in rows], sampling)
+        return guess(logits(model, query), masked, [dice[row] for row in rows], how)
 
-    return commit_steps(ask, tokens, dice, options)
+    return commit_steps(ask, tokens, dice, sampling, options)
 
 
-def canvas(prompts: Sequence[np.ndarray], length: int) -> np.ndarray:
-    """Each prompt `[k]` with `length` masks after it, `[rows, longest prompt + length]`, padded on the right."""
-    tokens = np.full((len(prompts), max(map(len, prompts)) + length), PAD)
-    for row, prompt in enumerate(prompts):
+def canvas(prompts: Sequence[np.ndarray], length: int | np.ndarray) -> np.ndarray:
+    """Each prompt `[k]` with `length` masks (one number or `[rows]`) after it, padded on the right: `[rows, longest]`."""
+    ends = np.array([len(prompt) for prompt in prompts]) + length
+    tokens = np.full((len(prompts), int(ends.max())), PAD)
+    for row, (prompt, end) in enumerate(zip(prompts, ends.tolist(), strict=True)):
         tokens[row, : len(prompt)] = prompt
-        tokens[row, len(prompt) : len(prompt) + length] = MASK
+        tokens[row, len(prompt) : end] = MASK
     return tokens
 
 
-def commit_steps(ask: Ask, tokens: np.ndarray, dice: Sequence[Dice], options: Denoising) -> Iterator[Step]:
-    """The reverse process on a canvas `[rows, length]`: as many steps as asked for, or as a row has masks."""
+def untouched(tokens: np.ndarray) -> Step:
+    """A canvas before its first step."""
+    committed, remasked = np.zeros(tokens.shape, dtype=bool), np.zeros(tokens.shape, dtype=bool)
+    return Step(tokens, committed, remasked, np.full(tokens.shape, np.nan))
+
+
+def pasted(whole: Step, where: tuple[np.ndarray, np.ndarray], part: Step) -> Step:
+    """`whole` after a step that touched only its rows and columns `where`, and did `part` to them."""
+    after = untouched(whole.tokens.copy())._replace(confidence=whole.confidence.copy())
+    for grid, new in zip(after, part, strict=True):
+        grid[where] = new
+    return after
+
+
+def commit_steps(
+    ask: Ask, tokens: np.ndarray, dice: Sequence[Dice], sampling: Sampling, options: Denoising
+) -> Iterator[Step]:
+    """The reverse process on a canvas `[rows, length]`: as many steps as asked for, or as a row has masks.
+
+    They end at t = `options.noise_removal`. One more then commits the masks that are left, if any.
+    """
     tokens, sampler = tokens.copy(), SAMPLERS[options.sampler]
     free = tokens == MASK
     steps = np.full(len(tokens), options.steps) if options.steps else free.sum(axis=1)
+    until_clean = steps / (1 - options.noise_removal)  # steps of this size from t = 1 to t = 0
     sure = np.full(tokens.shape, np.nan)
     known = Guess(tokens.copy(), np.zeros(tokens.shape), np.zeros(tokens.shape))
     stale = np.ones(len(tokens), dtype=bool)
@@ -119,18 +142,17 @@ def commit_steps(ask: Ask, tokens: np.ndarray, dice: Sequence[Dice], options: De
         active = (steps > step) & (waiting | (free.any(axis=1) if sampler.remasks else False))
         asked = np.flatnonzero(active & waiting & (stale | (not sampler.cached)))
         if len(asked):
-            for kept, new in zip(known, ask(tokens, asked), strict=True):
+            for kept, new in zip(known, ask(tokens, asked, sampling), strict=True):
                 kept[asked] = new
         committed, remasked = np.zeros_like(masked), np.zeros_like(masked)
         for row in np.flatnonzero(active).tolist():
             positions, revealed = np.flatnonzero(masked[row]), np.flatnonzero(free[row] & ~masked[row])
-            left = int(steps[row]) - step
             view = View(
                 confidence=known.confidence[row, positions],
                 entropy=known.entropy[row, positions],
                 committed=sure[row, revealed],
-                left=left,
-                steps=int(steps[row]),
+                left=float(until_clean[row]) - step,
+                steps=float(until_clean[row]),
                 rng=dice[row].positions,
             )
             choice = sampler.choose(view, options)
@@ -142,6 +164,14 @@ def commit_steps(ask: Ask, tokens: np.ndarray, dice: Sequence[Dice], options: De
         yield Step(tokens, committed, remasked, sure)
         if not sampler.remasks and not (tokens == MASK).any():
             return
+    masked = tokens == MASK
+    rest = np.flatnonzero(masked.any(axis=1))
+    if len(rest):
+        last = ask(tokens, rest, sampling if sampler.draws_rest else replace(sampling, temperature=0.0))
+        tokens, sure = tokens.copy(), sure.copy()
+        for whole, new in ((tokens, last.tokens), (sure, last.confidence)):
+            whole[rest] = np.where(masked[rest], new, whole[rest])
+        yield Step(tokens, masked, np.zeros_like(masked), sure)
 
 
 def guess(chunks: Iterator[Tensor], masked: np.ndarray, dice: Sequence[Dice], sampling: Sampling) -> Guess:

@@ -2,13 +2,16 @@
 
     ancestral         the expected number of tokens, at random positions (MDLM, section 4.2)
     ancestral_cached  the same, asking the network again only when something has changed
+    ddpm              each mask by a coin of its own, so that their number varies (`ddpm` of MDLM's code)
+    ddpm_cache        the same, asking again only when something has changed (MDLM's default)
+    analytic          ddpm: what SEDD's analytic sampler is for an absorbing process (see `independent`)
     confidence        the expected number, where the model is surest (SMDM, algorithm 1; LLaDA's low-confidence order)
     entropy_bound     as many as keep the summed entropy under gamma (Ben-Hamu et al. 2025, eq. 4)
     threshold         all that the model is surer of than tau (Fast-dLLM: Wu et al. 2025)
     remask            ancestral, and committed tokens are hidden again at rate eta (ReMDM-cap: Wang et al. 2025)
     remask_confidence the same, preferring tokens of low confidence (ReMDM-conf)
 
-Time runs from t = 1 to 0 in equal steps; at t a share 1 - t of the tokens is committed. A sampler sees one row.
+Time runs from t = 1 to 0 in equal steps, or to `noise_removal`; at t a share 1 - t of the tokens is committed. A sampler sees one row.
 """
 
 from __future__ import annotations
@@ -29,21 +32,34 @@ class Denoising:
 
     sampler: str = "confidence"
     steps: int | None = None  # default: as many as there are masks. The last one commits all that is left
-    block: int | None = None  # tokens generated at once, left to right; default: all
+    block: int | None = None  # tokens generated at once, left to right, those before them cached; default: all
     guidance: float = 0.0  # weight of unsupervised classifier-free guidance
     gamma: float = 0.1  # entropy_bound: nats
     tau: float = 0.9  # threshold: probability
     eta: float = 0.05  # remask: largest probability of hiding a committed token again in a step
+    stride: int | None = (
+        None  # tokens added at a time once the window is full, which is read as a whole (MDLM's semi-AR)
+    )
+    noise_removal: float = 0.0  # t at which the steps end; one more then takes the likeliest token at every mask left
 
     def __post_init__(self) -> None:
         SAMPLERS.choose(self.sampler)
-        for name, low in (("steps", 1), ("block", 1), ("gamma", 0)):
+        for name, low in (("steps", 1), ("block", 1), ("stride", 1), ("gamma", 0)):
             value = getattr(self, name)
             if value is not None and value < low:
                 raise UserError(f"{name}: got {value}, expected at least {low}")
         for name in ("tau", "eta"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}: got {getattr(self, name)}, expected a probability in [0, 1]")
+        if not 0 <= self.noise_removal < 1:
+            raise UserError(f"noise_removal: got {self.noise_removal}, expected a mask rate in [0, 1); MDLM has 1e-5")
+        if self.stride and self.block:
+            raise UserError(f"stride: got {self.stride} with block = {self.block}, expected one of them")
+
+    @property
+    def outgrows_context(self) -> bool:
+        """Whether a text may be longer than the context of the model."""
+        return self.block is not None or self.stride is not None
 
 
 class View(NamedTuple):
@@ -52,8 +68,8 @@ class View(NamedTuple):
     confidence: np.ndarray  # [masks] probability of the token that would be committed there
     entropy: np.ndarray  # [masks] nats
     committed: np.ndarray  # [tokens committed so far] the confidence each of them was committed with
-    left: int  # steps to go, this one included
-    steps: int
+    left: float  # steps to t = 0, this one included; a whole number unless time ends before 0 (`noise_removal`)
+    steps: float  # from t = 1 to t = 0
     rng: np.random.Generator
 
 
@@ -70,17 +86,29 @@ class Sampler(NamedTuple):
     choose: Choose
     cached: bool = False  # keep the model's guess while nothing has changed
     remasks: bool = False  # has work to do while no mask is left, too
+    draws_rest: bool = False  # what `noise_removal` leaves is drawn, not the likeliest token
 
 
 def ancestral(view: View, options: Denoising) -> Choice:
     """Each mask is committed with probability (t - s) / t = 1 / left, their number rounded at random.
 
-    MDLM flips a coin for each mask instead. The chance of a token is the same and the number varies less; and with
+    MDLM flips a coin for each mask instead (`ddpm`). The chance of a token is the same and the number varies less; and with
     as many steps as masks exactly one is committed a step, in an order that is uniformly random.
     """
     masks = len(view.confidence)
     count = int(masks / view.left + view.rng.random())
     return Choice(view.rng.permutation(masks)[:count], NONE)
+
+
+def independent(view: View, options: Denoising) -> Choice:
+    """Each mask is committed with probability (t - s) / t = 1 / left, independently of the others (`_ddpm_update` in MDLM's code).
+
+    It is the analytic sampler, too (SEDD: Lou et al. 2024, sampling.py; `analytic` in MDLM's code), whose probability of y at a mask is
+    the staggered score times the transition over sigma_t - sigma_s. With sigma = -log alpha and the score p(y) alpha_t / (1 - alpha_t)
+    of an absorbing process that is p(y) (alpha_s - alpha_t) / (1 - alpha_t), under any noise schedule; committed tokens stay. What
+    differs is the end: `noise_removal` draws what is left there, as that code does, where `ddpm` takes the likeliest token.
+    """
+    return Choice(np.flatnonzero(view.rng.random(len(view.confidence)) < 1 / view.left), NONE)
 
 
 def confidence(view: View, options: Denoising) -> Choice:
@@ -134,9 +162,9 @@ def _remask(view: View, sigma: np.ndarray) -> Choice:
     return Choice(np.flatnonzero(coins[0] < rate), np.flatnonzero(coins[1] < sigma))
 
 
-def expected_count(masks: int, left: int) -> int:
+def expected_count(masks: int, left: float) -> int:
     """How many of the masks to commit so that as many are committed in each of the steps to go; at least one."""
-    return masks - masks * (left - 1) // left
+    return masks - int(masks * (left - 1) / left)
 
 
 SAMPLERS: Registry[Sampler] = Registry(
@@ -144,6 +172,9 @@ SAMPLERS: Registry[Sampler] = Registry(
     {
         "ancestral": Sampler(ancestral),
         "ancestral_cached": Sampler(ancestral, cached=True),
+        "ddpm": Sampler(independent),
+        "ddpm_cache": Sampler(independent, cached=True),
+        "analytic": Sampler(independent, draws_rest=True),
         "confidence": Sampler(confidence),
         "entropy_bound": Sampler(entropy_bound),
         "threshold": Sampler(threshold),

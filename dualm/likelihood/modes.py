@@ -2,7 +2,8 @@
 
     ar         sum of log p(token | all before it), causal
     prefix     the same; the context's tokens see each other both ways
-    mc         Monte Carlo NELBO, only continuation tokens masked (MDLM, eq. 10): a lower bound of log p
+    mc         Monte Carlo NELBO, only continuation tokens masked (MDLM, eq. 10): a lower bound of log p; in continuous time,
+               or that of `time_steps` steps
     chain      mask token j and all after it, score token j: N passes, exact for that order
     pll        pseudo-log-likelihood: each token with all the others visible (Salazar et al. 2020)
     pll_mixed  each token masked alone, with its next token, and with its next two; the mean of these
@@ -27,7 +28,7 @@ from dualm.likelihood.pairs import Pair
 from dualm.model.attention import Kind
 from dualm.objectives.example import Example
 from dualm.objectives.masked_diffusion import mask_out
-from dualm.objectives.time import UNIFORM, stratified
+from dualm.objectives.time import UNIFORM, on_grid, stratified
 from dualm.randomness import stream
 from dualm.registry import Registry
 
@@ -40,7 +41,8 @@ class Scoring:
 
     `draws` and `seed` matter to modes that draw, `guidance` to all that are not causal. `mask_padding` puts masks that
     nobody scores after a pair until it is so many tokens long, for a model that has only ever seen text of its full context
-    (SMDM); it matters to modes that mask some tokens.
+    (SMDM); it matters to modes that mask some tokens. `time_steps` is T of the discrete-time bound (MDLM's code evaluates with
+    T = 1000 as well), 0 for that in continuous time; it matters to `mc`.
     """
 
     mode: str = "ar"
@@ -48,6 +50,7 @@ class Scoring:
     seed: int = 0
     guidance: float = 0.0
     mask_padding: int = 0
+    time_steps: int = 0
 
     def __post_init__(self) -> None:
         MODES.choose(self.mode, "mode")
@@ -61,6 +64,11 @@ class Scoring:
             masking = ", ".join(name for name, mode in MODES.items() if mode.masks)
             raise UserError(
                 f"mask_padding: got {self.mask_padding} in mode {self.mode}, expected 0, or one of {masking}"
+            )
+        if self.time_steps < 0 or (self.time_steps and not self.how.draws):
+            drawing = ", ".join(name for name, mode in MODES.items() if mode.draws)
+            raise UserError(
+                f"time_steps: got {self.time_steps} in mode {self.mode}, expected 0, or more with {drawing}"
             )
 
     @property
@@ -97,9 +105,14 @@ def _next_token(pair: Pair, attention: Kind) -> Example:
 
 def mc(pair: Pair, scoring: Scoring, shifted: bool) -> Iterator[Example]:
     n, rng = len(pair.continuation), noise(pair, scoring.seed)
-    for u in stratified(rng, scoring.draws):
-        count = math.ceil(UNIFORM.quantile(u) * n)  # uniform on 1..N: see dualm.objectives.masked_diffusion
-        yield masked_example(pair, rng.permutation(n)[:count], n / count / scoring.draws, scoring, shifted)
+    time = on_grid(UNIFORM, scoring.time_steps)
+    for t in map(time.quantile, stratified(rng, scoring.draws)):
+        if scoring.time_steps:  # the rate is one of T, and masks fall independently
+            masked, weight = np.flatnonzero(rng.random(n) < t), 1 / t
+        else:
+            count = math.ceil(t * n)  # uniform on 1..N: see dualm.objectives.masked_diffusion
+            masked, weight = rng.permutation(n)[:count], n / count
+        yield masked_example(pair, masked, weight / scoring.draws, scoring, shifted)
 
 
 def chain(pair: Pair, scoring: Scoring, shifted: bool) -> Iterator[Example]:

@@ -112,6 +112,8 @@ def _read(
     """Weighted log-likelihood of each example, and whether every token it scores is the model's first choice."""
     length, device = max(len(example.inputs) for example in examples), next(model.parameters()).device
     batch = collate([_padded(example, length) for example in examples]).to(device)
+    if not len(batch.outputs):  # draws at a low mask rate that mask nothing
+        return [(0.0, True)] * len(examples)
     without = None
     if scoring.guidance:
         given = np.arange(length) < contexts[:, None]

@@ -8,12 +8,25 @@ Stratified draws lower the variance of the batch loss. Ours is the low-discrepan
 weight of a masked token is a third choice: `dualm.objectives.masked_diffusion.WEIGHTINGS`.
 
 A noise schedule of MDLM is a density: with s ~ U(0, 1) its mask rate is t(s) = 1 - alpha_s, and its weight
--alpha'_s / (1 - alpha_s) is 1 / (t q(t)), the weighting `importance`. Log-linear noise is `uniform`.
+-alpha'_s / (1 - alpha_s) is 1 / (t q(t)), the weighting `importance`. They go by several names:
+
+    ours             t(s)                  alpha_s                      elsewhere
+    uniform          s                     1 - s                        `loglinear` in MDLM's code, linear in MD4
+    cosine_md4       sin(pi s / 2)         1 - cos(pi (1 - s) / 2)      cosine in MD4: most of the time at high mask rates
+    cosine_mdlm      1 - cos(pi s / 2)     cos(pi s / 2)                `cosine` in MDLM's code: most of it at low ones
+    cosine_squared   sin(pi s / 2)^2       cos(pi s / 2)^2              `cosinesqr` in MDLM's code
+    linear_sigma     1 - exp(-sigma(s))    exp(-sigma(s))               `linear` in MDLM's code: sigma rises in a straight line
+    geometric        1 - exp(-sigma(s))    exp(-sigma(s))               the same there and in SEDD: log sigma does
+    polynomial       s^power               1 - s^power                  polynomial in MD4
+
+MDLM's code (kuleshov-group/mdlm, noise_schedule.py) keeps a thousandth of the signal, alpha_1 = 0.001, in `loglinear`, `cosine` and
+`cosinesqr`; here alpha_1 = 0. With `objective.time_steps` = T > 0 time takes the T values s = 1/T, 2/T, ..., 1: see `on_grid`.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -82,13 +95,44 @@ def beta(a: float, b: float) -> Density:
     )
 
 
-def cosine() -> Density:
-    """t = sin(pi s / 2): alpha_s = 1 - cos(pi (1 - s) / 2) (MDLM, appendix E.1)."""
+def cosine_md4() -> Density:
+    """t = sin(pi s / 2): alpha_s = 1 - cos(pi (1 - s) / 2) (MD4: Shi et al. 2024, table 1)."""
     return Density(
         inverse=lambda s: math.sin(math.pi * s / 2),
         cdf=lambda t: 2 / math.pi * math.asin(t),
         slope=lambda t: math.pi / 2 * math.sqrt(max(0.0, 1 - t * t)),
         mean=2 / math.pi,
+    )
+
+
+def cosine_mdlm() -> Density:
+    """t = 1 - cos(pi s / 2): alpha_s = cos(pi s / 2) (`CosineNoise` in MDLM's code)."""
+    return Density(
+        inverse=lambda s: 2 * math.sin(math.pi * s / 4) ** 2,  # the same, and above 0 for every s > 0
+        cdf=lambda t: 4 / math.pi * math.asin(math.sqrt(t / 2)),
+        slope=lambda t: math.pi / 2 * math.sqrt(t * (2 - t)),
+        mean=1 - 2 / math.pi,
+    )
+
+
+def cosine_squared() -> Density:
+    """t = sin(pi s / 2)^2: alpha_s = cos(pi s / 2)^2 (`CosineSqrNoise` in MDLM's code)."""
+    return Density(
+        inverse=lambda s: math.sin(math.pi * s / 2) ** 2,
+        cdf=lambda t: 2 / math.pi * math.asin(math.sqrt(t)),
+        slope=lambda t: math.pi * math.sqrt(t * (1 - t)),
+        mean=0.5,
+    )
+
+
+def linear_sigma(smallest: float, largest: float) -> Density:
+    """t = 1 - exp(-sigma), sigma = (1 - s) smallest + s largest (`Linear` in MDLM's code). Rates outside stay untrained."""
+    span = largest - smallest
+    return Density(
+        inverse=lambda s: -math.expm1(-(smallest + span * s)),
+        cdf=lambda t: min(1.0, max(0.0, (_noise(t) - smallest) / span)),
+        slope=lambda t: span * (1 - t),
+        mean=1 - (math.exp(-smallest) - math.exp(-largest)) / span,
     )
 
 
@@ -103,21 +147,23 @@ def polynomial(power: float) -> Density:
 
 
 def geometric(smallest: float, largest: float) -> Density:
-    """t = 1 - exp(-sigma), sigma = smallest^(1-s) largest^s (SEDD and MDLM, appendix E.1). Rates outside stay untrained."""
+    """t = 1 - exp(-sigma), sigma = smallest^(1-s) largest^s (SEDD; `GeometricNoise` in MDLM's code). Rates outside stay untrained."""
     span = math.log(largest / smallest)
-
-    def noise(t: float) -> float:
-        return -math.log1p(-min(t, 1 - 1e-15))
 
     def inverse(s: float) -> float:
         return -math.expm1(-smallest * math.exp(span * s))
 
     return Density(
         inverse=inverse,
-        cdf=lambda t: min(1.0, max(0.0, math.log(max(noise(t), 1e-300) / smallest) / span)),
-        slope=lambda t: span * noise(t) * (1 - t),
+        cdf=lambda t: min(1.0, max(0.0, math.log(max(_noise(t), 1e-300) / smallest) / span)),
+        slope=lambda t: span * _noise(t) * (1 - t),
         mean=float(np.mean([inverse((i + 0.5) / 10_000) for i in range(10_000)])),
     )
+
+
+def _noise(t: float) -> float:
+    """sigma of the mask rate t = 1 - exp(-sigma)."""
+    return -math.log1p(-min(t, 1 - 1e-15))
 
 
 def histogram(shares: Sequence[float]) -> Density:
@@ -148,13 +194,39 @@ DENSITIES: Registry[Callable[[ObjectiveConfig], Density]] = Registry(
         "bell": lambda config: bell(config.time_mean, config.time_std, config.time_min),
         "beta": lambda config: beta(*config.time_beta),
         "learned": lambda config: histogram([1.0] * BINS),  # where it begins: see dualm.training.learned_time
-        "cosine": lambda config: cosine(),
+        "cosine_md4": lambda config: cosine_md4(),
+        "cosine_mdlm": lambda config: cosine_mdlm(),
+        "cosine_squared": lambda config: cosine_squared(),
+        "linear_sigma": lambda config: linear_sigma(*config.time_sigma),
         "polynomial": lambda config: polynomial(config.time_power),
         "geometric": lambda config: geometric(*config.time_noise),
     },
 )
 
 
+def on_grid(density: Density, steps: int) -> Density:
+    """`density` with time in `steps` equal steps: t is one of t_i = t(i / steps), each as likely; 0 steps: as it is.
+
+    What masks at rate t_i and weighs by `slope` / t_i = steps (t_i - t_(i-1)) / t_i, t_0 = 0, has the discrete-time bound as its mean
+    (`_d3pm_loss` in MDLM's code, with SUBS): a token masked at t_i is revealed in step i with probability (t_i - t_(i-1)) / t_i. For
+    uniform t the weight is 1 / t_i, as in continuous time; only the rates differ.
+    """
+    if not steps:
+        return density
+    rates = [0.0, *(density.inverse(i / steps) for i in range(1, steps + 1))]
+
+    def slope(t: float) -> float:
+        step = bisect_left(rates, t)
+        return steps * (rates[step] - rates[step - 1])
+
+    return Density(
+        inverse=lambda s: rates[math.ceil(steps * s)],
+        cdf=lambda t: (bisect_right(rates, t) - 1) / steps,
+        slope=slope,
+        mean=sum(rates) / steps,
+    )
+
+
 def density(config: ObjectiveConfig) -> Density:
-    """The density that `objective.time` names. Raises UserError."""
-    return DENSITIES.choose(config.time)(config)
+    """The density that `objective.time` names, on the grid of `objective.time_steps`. Raises UserError."""
+    return on_grid(DENSITIES.choose(config.time)(config), config.time_steps)

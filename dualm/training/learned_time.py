@@ -16,7 +16,7 @@ import torch
 
 from dualm.config import ObjectiveConfig
 from dualm.objectives.example import Batch
-from dualm.objectives.time import BINS, Density, histogram
+from dualm.objectives.time import BINS, Density, histogram, on_grid
 
 MEMORY = 0.5  # of the running mean, per refresh
 UNIFORM_SHARE = 0.1
@@ -30,6 +30,7 @@ class LearnedTime:
 
     def __init__(self, config: ObjectiveConfig, device: torch.device) -> None:
         self.every = config.time_refresh if config.time == "learned" else 0
+        self.steps = config.time_steps
         self.floor = config.time_floor
         self.loss = np.full(BINS, np.nan)  # nats per masked token
         self.shares = np.ones(BINS) / BINS
@@ -37,7 +38,7 @@ class LearnedTime:
 
     @property
     def density(self) -> Density:
-        return histogram(self.shares.tolist())
+        return on_grid(histogram(self.shares.tolist()), self.steps)
 
     def is_due(self, step: int) -> bool:
         return self.every > 0 and step % self.every == 0

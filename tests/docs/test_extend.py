@@ -147,7 +147,7 @@ def test_a_density_decides_the_mask_rates(
     drawn = np.concatenate([batch.rates for step in range(40) for _, batch in batches.step(step)])
     assert drawn.mean() == pytest.approx(0.5, abs=0.03)  # ceil(N t) / N lies a little above t
     assert np.abs(drawn - 0.5).mean() == pytest.approx(1 / 6, abs=0.03)  # uniform: 1/4
-    assert "learned or cosine or polynomial or geometric or triangular" in refusal(tiny, "objective.time=x", capsys)
+    assert "linear_sigma or polynomial or geometric or triangular" in refusal(tiny, "objective.time=x", capsys)
 
 
 def test_antithetic_draws_come_in_pairs(

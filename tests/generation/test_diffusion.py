@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -92,14 +93,8 @@ def test_ancestral_draws_from_the_any_order_distribution(sampler: str, steps: in
     for seed in range(draws // rows):
         for out in fill(model, np.tile(given, (rows, 1)), Denoising(sampler, steps), seed=seed)[-1].tokens:
             seen[out[1], out[2]] += 1
-    tokens = [token for token in range(18) if token not in NEVER]
-    cells = [(exact[pair], seen[pair]) for pair in itertools.product(tokens, tokens)]
-    common = [(e, o) for e, o in cells if e >= 5]  # rare pairs are pooled, so that every cell expects at least five
-    rare = [(e, o) for e, o in cells if e < 5]
-    common.append((sum(e for e, _ in rare), sum(o for _, o in rare)))
-    chi_square = sum((o - e) ** 2 / e for e, o in common)
-    freedom = len(common) - 1
-    assert chi_square < freedom + 4 * np.sqrt(2 * freedom)
+    distance, freedom = chi_square(exact, seen)
+    assert distance < freedom + 4 * np.sqrt(2 * freedom)
 
 
 def test_committing_both_at_once_is_not_that_distribution() -> None:
@@ -110,6 +105,98 @@ def test_committing_both_at_once_is_not_that_distribution() -> None:
     exact = any_order(model, given)
     used = exact > 0
     assert 4000 * ((independent - exact)[used] ** 2 / exact[used]).sum() > 1000
+
+
+def chi_square(exact: np.ndarray, seen: np.ndarray) -> tuple[float, int]:
+    """Of the pairs that may come out, expected and counted `[18, 18]`, and its degrees of freedom; rare pairs are pooled."""
+    tokens = [token for token in range(18) if token not in NEVER]
+    cells = [(exact[pair], seen[pair]) for pair in itertools.product(tokens, tokens)]
+    common = [(e, o) for e, o in cells if e >= 5]
+    rare = [(e, o) for e, o in cells if e < 5]
+    common.append((sum(e for e, _ in rare), sum(o for _, o in rare)))
+    return sum((o - e) ** 2 / e for e, o in common), len(common) - 1
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddpm_cache", "analytic"])
+def test_independent_coins_draw_from_the_process_of_so_many_steps(sampler: str) -> None:
+    """Two masks, two steps: with probability 1/2 both fall into one step, and are then drawn independently of each other."""
+    model = random_model(3, 0.5, layers=1, context=4, vocab=18)
+    given = np.array([BOS, MASK, MASK, 17])
+    draws, rows = 4000, 500
+    together = np.outer(conditional(model, given, 1), conditional(model, given, 2))
+    exact = draws * (together + any_order(model, given)) / 2
+    seen, both = np.zeros((18, 18)), 0
+    for seed in range(draws // rows):
+        steps = fill(model, np.tile(given, (rows, 1)), Denoising(sampler, 2), seed=seed)
+        both += sum(int((step.committed.sum(axis=1) == 2).sum()) for step in steps)
+        for out in steps[-1].tokens:
+            seen[out[1], out[2]] += 1
+    assert both / draws == pytest.approx(0.5, abs=0.04)
+    distance, freedom = chi_square(exact, seen)
+    assert distance < freedom + 4 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize(
+    "alpha",
+    [lambda t: 1 - t, lambda t: np.cos(np.pi / 2 * t), lambda t: np.exp(-10 * t)],
+    ids=["log-linear", "cosine", "linear"],
+)
+def test_the_analytic_sampler_is_ancestral_for_an_absorbing_process(alpha: Callable[[float], float]) -> None:
+    """SEDD's update written out for one position, V tokens and the mask last: staggered score times transition.
+
+    score(y | x) = p_s(y) / p_s(x); staggered by dsigma: e^dsigma score, and (1 - e^dsigma) sum(score) more for the mask; the
+    transition leads to y from y with e^-dsigma and to any y from the mask with 1 - e^-dsigma.
+    """
+    rng, vocab = np.random.default_rng(0), 5
+    guess = np.append(rng.dirichlet(np.ones(vocab)), 0.0)
+    for t, s in ((0.9, 0.6), (0.5, 0.49), (0.3, 1e-5)):
+        sigma, dsigma = -np.log(alpha(t)), np.log(alpha(s) / alpha(t))
+        odds = 1 / np.expm1(sigma)  # alpha / (1 - alpha)
+        hidden, shown = guess * odds, np.zeros(vocab + 1)
+        hidden[-1] = 1.0
+        shown[2], shown[-1] = 1.0, 1 / odds
+        probabilities = []
+        for score, token in ((hidden, vocab), (shown, 2)):
+            staggered = score * np.exp(dsigma)
+            staggered[-1] += (1 - np.exp(dsigma)) * score.sum()
+            transition = np.exp(-dsigma) * np.eye(vocab + 1)[token] + (token == vocab) * (1 - np.exp(-dsigma))
+            probabilities.append(staggered * transition)
+        reveal = (alpha(s) - alpha(t)) / (1 - alpha(t))
+        assert probabilities[0] == pytest.approx(np.append(reveal * guess[:-1], 1 - reveal))
+        assert probabilities[1] == pytest.approx(np.eye(vocab + 1)[2], abs=1e-9)
+
+
+def test_a_coin_falls_as_the_steps_to_go_say() -> None:
+    choose, rng = SAMPLERS["analytic"].choose, np.random.default_rng(0)
+    for left in (1.0, 2.0, 5.0):
+        now = View(np.full(20_000, 0.5), np.zeros(20_000), np.array([]), left, 10, rng)
+        assert len(choose(now, Denoising("analytic")).commit) / 20_000 == pytest.approx(1 / left, abs=0.015)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_removal_takes_the_likeliest_of_what_is_left(model: Transformer, sampler: str) -> None:
+    rows, share = 200, 0.4
+    tokens = canvas([np.array([BOS, 17])] * rows, 10)
+    steps = fill(model, tokens, Denoising(sampler, 3, noise_removal=share, tau=1.0, gamma=0.0))
+    before, last = steps[-2].tokens, steps[-1]
+    assert len(steps) == 4
+    assert not (last.tokens == MASK).any()
+    assert (last.committed == (before == MASK)).all()
+    expected = {"entropy_bound": 0.7, "threshold": 0.7}.get(sampler, share)  # these commit one a step here
+    assert last.committed[:, 2:].mean() == pytest.approx(expected, abs=0.05)
+    with torch.no_grad():
+        logits = model.logits(torch.from_numpy(before), AttentionMask("bidirectional")).double()
+    logits[..., list(NEVER)] = -torch.inf
+    likeliest = np.roll(logits.argmax(-1).numpy(), 1, axis=1)
+    agreement = (likeliest == last.tokens)[last.committed].mean()
+    assert agreement < 0.9 if sampler == "analytic" else agreement == 1  # which draws, as in SEDD's and MDLM's code
+
+
+def test_without_noise_removal_the_last_step_leaves_nothing(model: Transformer) -> None:
+    for sampler in SAMPLERS:
+        steps = fill(model, GIVEN, Denoising(sampler, 3))
+        assert len(steps) <= 3
+        assert not (steps[-1].tokens == MASK).any()
 
 
 def test_cached_asks_only_after_a_change(model: Transformer) -> None:
@@ -197,6 +284,9 @@ def test_confident_tokens_are_remasked_less_often() -> None:
         ({"gamma": -1.0}, "gamma: got -1.0"),
         ({"tau": 1.5}, "tau: got 1.5"),
         ({"eta": -0.1}, "eta: got -0.1"),
+        ({"stride": 0}, "stride: got 0, expected at least 1"),
+        ({"stride": 4, "block": 8}, "stride: got 4 with block = 8, expected one of them"),
+        ({"noise_removal": 1.0}, "noise_removal: got 1.0, expected a mask rate"),
     ],
 )
 def test_bad_values_are_named(options: dict[str, object], message: str) -> None:

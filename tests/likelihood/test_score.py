@@ -138,6 +138,30 @@ def test_mc_converges_to_the_any_order_average(model: Transformer) -> None:
     assert abs(found.log_likelihood - np.mean(by_count)) < 4 * found.standard_error
 
 
+@pytest.mark.parametrize("steps", [1, 2, 20])
+def test_mc_in_discrete_time_is_the_bound_of_so_many_steps(model: Transformer, steps: int) -> None:
+    what = pair(16, 18, 17)
+    tokens, first, n = [*CONTEXT, *what.continuation], len(CONTEXT), 3
+    nats = {}
+    for mask in (mask for count in range(1, n + 1) for mask in itertools.combinations(range(n), count)):
+        log_p = hidden_logits(model, tokens, [first + k for k in mask])
+        nats[mask] = sum(log_p[row, what.continuation[k]] for row, k in enumerate(mask))
+    rates = np.arange(1, steps + 1) / steps
+    expected = sum(
+        np.mean(rates ** len(mask) * (1 - rates) ** (n - len(mask)) / rates) * log_p for mask, log_p in nats.items()
+    )
+    (found,) = score(model, [what], Scoring("mc", draws=6000, time_steps=steps), batch=1000)
+    assert found.standard_error < 0.02 * abs(found.log_likelihood)
+    assert abs(found.log_likelihood - expected) < 4 * found.standard_error + 1e-4
+
+
+def test_draws_that_mask_nothing_count_as_nothing(model: Transformer) -> None:
+    """One token, hidden at rate i/8 and then weighing 8/i: it counts once on average, and every forward pass may be empty."""
+    nats = hidden_logits(model, [*CONTEXT, 16], [len(CONTEXT)])[0, 16]
+    (found,) = score(model, [pair(16)], Scoring("mc", draws=2000, time_steps=8), batch=1)
+    assert abs(found.log_likelihood - nats) < 4 * found.standard_error < 0.2 * abs(nats)
+
+
 def test_the_standard_error_of_mc_is_not_too_small(model: Transformer) -> None:
     what = pair(16, 18, 17)
     found = [score(model, [what], Scoring("mc", draws=16, seed=seed))[0] for seed in range(60)]
@@ -226,6 +250,7 @@ def test_greedy_is_what_the_confidence_sampler_writes() -> None:
     [
         (lambda: Scoring("perplexity"), "mode: got 'perplexity', expected ar or prefix or mc"),
         (lambda: Scoring("mc", draws=0), "draws: got 0"),
+        (lambda: Scoring("pll", time_steps=10), "time_steps: got 10 in mode pll, expected 0, or more with mc"),
         (lambda: Scoring("ar", guidance=1.0), "guidance: got 1.0 in mode ar"),
         (lambda: windows(pair(), 8, 4), "continuation: got an empty text"),
     ],

@@ -28,7 +28,10 @@ LEAST, MOST = 1e-3, 20.0
 
 ALPHAS: dict[str, Callable[[float], float]] = {  # signal left at time s, as the papers write it
     "uniform": lambda s: 1 - s,
-    "cosine": lambda s: 1 - math.cos(math.pi / 2 * (1 - s)),
+    "cosine_md4": lambda s: 1 - math.cos(math.pi / 2 * (1 - s)),
+    "cosine_mdlm": lambda s: math.cos(math.pi / 2 * s),
+    "cosine_squared": lambda s: math.cos(math.pi / 2 * s) ** 2,
+    "linear_sigma": lambda s: math.exp(-10 * s),
     "polynomial": lambda s: 1 - s**2,
     "geometric": lambda s: math.exp(-(LEAST ** (1 - s)) * MOST**s),
 }
@@ -66,6 +69,23 @@ def test_the_loss_is_the_papers_equation(schedule: str, shifted: bool) -> None:
         nll, _ = linear_cross_entropy(hidden[batch.outputs], head, batch.targets, MASK)
         ours = float((nll * batch.weights).sum())
         assert ours == pytest.approx(integrand(ALPHAS[schedule], s, logits, masked), rel=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ALPHAS)
+def test_the_weight_of_a_step_is_that_of_the_discrete_bound(schedule: str) -> None:
+    """Discrete time: T (alpha_(s) - alpha_(t)) / (1 - alpha_(t)) for the step from t to s, alpha_0 = 1."""
+    alpha, steps = ALPHAS[schedule], 5
+    config = ObjectiveConfig(time=schedule, mask_count="bernoulli", weighting="importance", time_steps=steps)
+    objective = MaskedDiffusion.of(config, density(config))
+    for step in range(1, steps + 1):
+        later, earlier = alpha(step / steps), alpha((step - 1) / steps) if step > 1 else 1.0
+        u = 1 - (step - 0.5) / steps
+        example = next(  # one that masks anything
+            made for seed in range(200) if (made := objective(WINDOW, u, np.random.default_rng(seed))).weights.any()
+        )
+        assert example.rate == pytest.approx(1 - later, abs=1e-9)
+        weight = steps * (earlier - later) / (1 - later) / (LENGTH - 1)
+        assert example.weights[example.weights > 0] == pytest.approx(weight)
 
 
 def test_elbo_and_importance_are_one_for_uniform_time() -> None:

@@ -6,8 +6,11 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 
-from dualm.training.learned_time import learnable_shares
+from dualm.config import ObjectiveConfig
+from dualm.objectives.time import histogram
+from dualm.training.learned_time import LearnedTime, learnable_shares
 from tests.conftest import Tiny
 from tests.training.test_resume import kill_after_step
 
@@ -21,6 +24,13 @@ def test_mass_goes_where_there_is_error() -> None:
     assert shares == pytest.approx(0.9 * errors / errors.sum() + 0.1 / 4)
     assert learnable_shares(np.array([2.0, 3.0]), floor=1.0) == pytest.approx([0.9 / 3 + 0.05, 1.8 / 3 + 0.05])
     assert learnable_shares(np.array([2.0, 3.0]), floor=9.0).tolist() == [0.5, 0.5]
+
+
+def test_in_discrete_time_the_learned_density_has_so_many_rates() -> None:
+    learned = LearnedTime(ObjectiveConfig(time="learned", time_steps=4), torch.device("cpu"))
+    learned.shares = np.arange(1.0, 21.0) / 210
+    rates = {learned.density.quantile(u) for u in np.linspace(0, 1, 50, endpoint=False)}
+    assert sorted(rates) == [histogram(learned.shares.tolist()).inverse(i / 4) for i in (1, 2, 3, 4)]
 
 
 def test_a_schedule_may_begin_without_masked_diffusion(tiny: Tiny) -> None:
