@@ -44,9 +44,8 @@ def run_summary(run: Path) -> RenderableType:
     table.add_column("reading")
     for heading in ("nats/token", "± s.e.", "bits/byte"):
         table.add_column(heading, justify="right")
-    for metric, label, bits in readings.table():
-        if metric in last:
-            table.add_row(label, f"{last[metric]:.3f}", f"{last[metric + '_se']:.3f}", f"{last[bits]:.3f}")
+    for metric, label, bits in readings.table(last):
+        table.add_row(label, f"{last[metric]:.3f}", f"{last[metric + '_se']:.3f}", f"{last[bits]:.3f}")
     samples = [
         part
         for mode, text in _last_samples(run).items()

@@ -8,7 +8,7 @@ md                 NELBO, the diffusion bound: uniform t, weights 1/t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -129,7 +129,15 @@ UNIGRAM = "valid/unigram_nll"  # not a reading of the model: the loss of a model
 DRAWN = [reading for reading in READINGS.values() if reading.title]  # in their order in figures
 
 
-def table() -> list[tuple[str, str, str]]:
-    """The lines of a run's table: metric, label, metric in bits per byte."""
-    lines = [(reading.metric, reading.label, reading.bits) for reading in READINGS.values()]
-    return [*lines, (UNIGRAM, "unigram baseline", bits_per_byte(UNIGRAM))]
+def table(metrics: Collection[str]) -> list[tuple[str, str, str]]:
+    """The lines of a run's table that have a number in `metrics`: metric, label, metric in bits per byte."""
+    own = [(reading.metric, reading.label, reading.bits) for reading in READINGS.values()]
+    lines = [*own, (UNIGRAM, "unigram baseline", bits_per_byte(UNIGRAM))]
+    sources = dict.fromkeys(
+        name.split("/")[1] for name in metrics if name.count("/") == 2 and name.startswith("valid/")
+    )
+    for source in sources:
+        lines += [
+            (of_source(metric, source), f"{source}: {label}", of_source(bits, source)) for metric, label, bits in own
+        ]
+    return [line for line in lines if line[0] in metrics]

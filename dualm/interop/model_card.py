@@ -102,8 +102,7 @@ def _training(recipe: Recipe) -> str:
 def _validation(row: dict[str, Any]) -> str:
     lines = [
         (text, f"{row[metric]:.3f}", f"{row[metric + '_se']:.3f}", f"{row[bits]:.3f}")
-        for metric, text, bits in readings.table()
-        if metric in row
+        for metric, text, bits in readings.table(row)
     ]
     table = _table(("reading", "nats/token", "± s.e.", "bits/byte"), lines)
     return f"After step {row['step']:,}, {row['tokens']:,} tokens.\n\n{table}"

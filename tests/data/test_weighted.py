@@ -117,5 +117,7 @@ def test_training_reads_each_source_and_reports_on_each(recipe: Path) -> None:
         ("new", "chunks", 12 * 16),
     ]
     assert f"unique data: old: 1,152 of {record['sources'][0]['of_tokens']:,} tokens in chunks" in done.stderr
+    shown = run(["show", "run"], recipe.parent).stdout
+    assert all(f"{name}: AR NLL, causal" in shown for name in ("old", "new"))
     planned = run(["plan", "recipe.yaml"], recipe.parent)
     assert "old: 1,152 of" in planned.stdout
