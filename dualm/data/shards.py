@@ -194,7 +194,7 @@ class TokenStream:
     def _by_shard(self, positions: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """For each shard which of `positions` lie in it, and the numbers of their documents there."""
         shards = np.searchsorted(self._borders, positions, side="right") - 1
-        for shard in np.unique(shards).tolist():
+        for shard in np.flatnonzero(np.bincount(shards)).tolist():
             here = np.flatnonzero(shards == shard)
             inside = positions[here] - self._borders[shard]
             yield shard, here, np.searchsorted(self._starts[shard], inside, side="right") - 1
