@@ -82,6 +82,10 @@ class ModelConfig:
     rope_theta: float = key(160_000.0, "base of the rotary position embedding", gt=0)
     norm_eps: float = key(1e-6, "epsilon of RMSNorm", gt=0)
     qk_norm: bool = key(False, "RMSNorm on queries and keys (a Qwen3 instead of a Llama)")
+    head: str = key("linear", "linear (a Llama's), or mlp: linear, GELU, linear with a bias")
+    init: str = key(
+        "small", "standard deviation of matrices: sqrt(2 / 5h); small_by_depth: less in vocabulary and later blocks"
+    )
     dropout: float = key(0.0, "dropout of what attention and SwiGLU add to the residual stream", ge=0, lt=1)
     time_conditioning: int = key(
         0, "width of an embedding of the mask rate that modulates every norm (adaLN); 0: none", ge=0
@@ -127,6 +131,7 @@ class OptimizerConfig:
     betas: list[float] = key([0.9, 0.95], "Adam's decay rates of the two moments")
     eps: float = key(1e-8, "Adam's epsilon", gt=0)
     weight_decay: float = key(0.1, "decoupled weight decay of the matrices", ge=0)
+    decay_gains: bool = key(False, "whether gains of norms and biases decay as well")
     momentum: float = key(0.95, "muon: momentum", ge=0, lt=1)
     ema: float = key(0.0, "decay of the moving average of the weights that is validated and saved; 0: none", ge=0, lt=1)
     clip: float = key(1.0, "largest gradient norm; 0: no clipping. With muon: of the adamw half", ge=0)

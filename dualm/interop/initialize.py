@@ -67,17 +67,15 @@ def check_sizes(model: ModelConfig) -> None:
 
     Raises:
         UserError: no checkpoint there, not one this network can be, or of other sizes; the message has those to set.
-            Time conditioning, in the checkpoint or the recipe.
+            Time conditioning or a head that is not linear, in the checkpoint or the recipe.
     """
     if model.init_from is None:
         return
     folder = _folder(model)
     theirs = weights.model_config(weights.read_config(folder), str(folder / "config.json"))
     for owner, config in (("model.", model), (f"model.init_from: {folder}: ", theirs)):
-        if width := config.time_conditioning:
-            raise UserError(
-                f"{owner}time_conditioning: got {width}, expected 0: training starts from plain Llamas only"
-            )
+        if reason := weights.beyond_llama(config):
+            raise UserError(f"{owner}{reason}: training starts from plain Llamas only")
     rows = theirs.vocab if _in_our_layout(folder) else theirs.vocab + RESERVED
     wanted = _sizes(theirs) | {"model.vocab": max(model.vocab, rows)}
     if wanted != _sizes(model) | {"model.vocab": model.vocab}:

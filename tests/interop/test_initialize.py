@@ -129,16 +129,17 @@ def test_a_checkpoint_in_our_layout_is_copied(tmp_path: Path) -> None:
     check_sizes(OURS)  # nothing to check
 
 
-def test_time_conditioning_is_refused(tmp_path: Path) -> None:
-    conditioned = replace(OURS, vocab=272, time_conditioning=8)
-    for folder, made in (("conditioned", conditioned), ("plain", replace(conditioned, time_conditioning=0))):
+@pytest.mark.parametrize(("key", "value", "plain"), [("time_conditioning", 8, 0), ("head", "mlp", "linear")])
+def test_what_is_no_llama_is_refused(tmp_path: Path, key: str, value: Any, plain: Any) -> None:
+    other = replace(OURS, vocab=272, **{key: value})
+    for folder, made in (("other", other), ("plain", replace(other, **{key: plain}))):
         weights.save(tmp_path / folder, Transformer(made).state_dict(), made)
         byte_tokenizer().save(tmp_path / folder / "tokenizer.json")
-    only = "got 8, expected 0: training starts from plain Llamas only$"
-    with pytest.raises(UserError, match=rf"^model\.time_conditioning: {only}"):
-        check_sizes(replace(conditioned, init_from=str(tmp_path / "plain")))
-    with pytest.raises(UserError, match=rf"^model\.init_from: .*/conditioned: time_conditioning: {only}"):
-        check_sizes(replace(conditioned, time_conditioning=0, init_from=str(tmp_path / "conditioned")))
+    only = f"got {value}, expected {plain}: training starts from plain Llamas only$"
+    with pytest.raises(UserError, match=rf"^model\.{key}: {only}"):
+        check_sizes(replace(other, init_from=str(tmp_path / "plain")))
+    with pytest.raises(UserError, match=rf"^model\.init_from: .*/other: {key}: {only}"):
+        check_sizes(replace(other, **{key: plain}, init_from=str(tmp_path / "other")))
 
 
 # ---------------------------------------------------------------- training
