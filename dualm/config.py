@@ -60,6 +60,7 @@ class DataConfig:
     tokenizer: str = key(
         "bpe", "bpe (trained here, model.vocab tokens), bytes, chars, or the path of a tokenizer.json or folder"
     )
+    tokenizer_split: str = key("gpt2", "bpe trained here: GPT-2's words, or words in NFC with each digit by itself")
     shard_tokens: int = key(100_000_000, "tokens per shard file", shards=False, gt=0)
     dir: str | None = key(None, "folder of the prepared shards; default prepared/<source>-<fingerprint>", shards=False)
     tokens: int | None = key(
@@ -115,8 +116,17 @@ class ObjectiveConfig:
         None, "learned: nats per masked token that cannot be learned; default: those of the best bin"
     )
     time_refresh: int = key(100, "learned: steps between two updates of the density", gt=0)
-    mask_count: str = key("exact", "how many tokens are masked at rate t: ceil(N t) of N, or each with probability t")
+    mask_count: str = key(
+        "exact",
+        "how many tokens are masked at rate t: ceil(N t) of N maskable, each with probability t, or L t rounded at random",
+    )
+    mask_first: bool = key(False, "whether position 0 of a window may be masked, which no shifted output predicts")
+    supervise_last: bool = key(False, "MD, shifted: the last output predicts the token after the inputs, masked or not")
     weighting: str = key("elbo", "weight of a masked token: 1/t, 1/E[t], or 1/(t q(t)), the NELBO under any density q")
+    rate_floor: float = key(0.0, "f: the weight of a masked token is made of the rate (1 - f) rate + f", ge=0, lt=1)
+    mean_over: str = key(
+        "maskable", "what the loss of an MD window is divided by: its maskable inputs, or all L of them"
+    )
     hide_prompt: float = key(
         0.0, "MD on pairs: share of windows whose prompt is masked whole, for guidance", ge=0, le=1
     )
@@ -327,6 +337,8 @@ def check(recipe: Recipe) -> None:
         _expect(len(flat[name]) == 2 and min(flat[name]) > 0, name, flat[name], "two numbers above 0")
     noise = objective.time_noise
     _expect(noise[0] < noise[1], "objective.time_noise", noise, "the smallest noise, then the largest")
+    last = objective.supervise_last
+    _expect(objective.shifted or not last, "objective.supervise_last", last, "false with objective.shifted: false")
 
 
 def _check_alpha(alpha: Any) -> None:

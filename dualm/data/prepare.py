@@ -176,7 +176,7 @@ class Piece(NamedTuple):
 
 def _write(folder: Path, data: DataConfig, vocab: int, source: dict[str, Any]) -> dict[str, Any]:
     """Write tokenizer, shards and manifest; returns the manifest's counts of each split."""
-    tokenizer = tokenizers.build(data.tokenizer, corpus.documents(data, "train"), vocab)
+    tokenizer = tokenizers.build(data.tokenizer, corpus.documents(data, "train"), vocab, data.tokenizer_split)
     _check_vocab(tokenizer.vocab, data, vocab)
     writers = {split: shards.ShardWriter(folder, split, tokenizer.vocab, data.shard_tokens) for split in corpus.SPLITS}
     with _progress(corpus.total_bytes(data)) as advance:

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from dualm.errors import UserError
+from dualm.registry import Registry
 
 PAD, BOS, EOS, MASK, UNK = range(5)
 RESERVED = 16
@@ -92,7 +93,46 @@ def pieces(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def train_bpe(texts: Iterable[str], vocab: int) -> Tokenizer:
+def gpt2_split(bpe: tokenizers.Tokenizer) -> None:
+    """Words with the space before them, runs of digits, of punctuation, of white space (Radford et al. 2019)."""
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+
+
+UPPER, LOWER, LEAD = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]", r"[^\r\n\p{L}\p{N}]?"
+WORDS = (rf"{LEAD}{UPPER}*{LOWER}+", rf"{LEAD}{UPPER}+{LOWER}*")  # a new word begins at a capital behind small letters
+DIGIT, PUNCTUATION, SPACE = r" ?\p{N}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", (r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+")
+
+
+def digits_split(bpe: tokenizers.Tokenizer) -> None:
+    """Each digit by itself; NFC; a space in front of the text and of every line, none before a line's end.
+
+    So a word is the same token wherever it stands in a line. The text comes back in NFC and without spaces before line breaks.
+
+    Source: the released code of dual language models (Samuel and Charpentier 2025), tokenization/init_tokenizer.py. There a space
+    follows a line break at the end, too, where its texts, which are stripped, have none; so a text in `pieces` has the same tokens.
+    """
+    bpe.normalizer = normalizers.Sequence(
+        [
+            normalizers.Prepend(" "),
+            normalizers.NFC(),
+            normalizers.Replace(Regex(r"\n(?!\z)"), "\n "),
+            normalizers.Replace(Regex(r" *\n"), "\n"),
+        ]
+    )
+    pattern = Regex("|".join((*WORDS, DIGIT, PUNCTUATION, *SPACE)))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(pattern, "isolated"), byte_level])
+    bpe.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0), decoders.Replace("\n ", "\n")])
+
+
+# By `data.tokenizer_split`: how text is normalised and cut before pieces are merged, given to a tokenizer to be trained.
+SPLITS: Registry[Callable[[tokenizers.Tokenizer], None]] = Registry(
+    "data.tokenizer_split", {"gpt2": gpt2_split, "digits": digits_split}
+)
+
+
+def train_bpe(texts: Iterable[str], vocab: int, split: str = "gpt2") -> Tokenizer:
     """Byte-level BPE of at most `vocab` ids (fewer if the texts have no more to merge). Any text can be encoded."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab < RESERVED + len(alphabet):
@@ -100,8 +140,7 @@ def train_bpe(texts: Iterable[str], vocab: int) -> Tokenizer:
             f"model.vocab: got {vocab}, expected at least {RESERVED + len(alphabet)} for data.tokenizer: bpe"
         )
     bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
+    SPLITS.choose(split)(bpe)
     bpe.train_from_iterator(
         _front((piece for text in texts for piece in pieces(text)), TRAINING_CHARACTERS),
         trainers.BpeTrainer(
@@ -161,16 +200,16 @@ def definition_file(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-BUILDERS: dict[str, Callable[[Iterable[str], int], Tokenizer]] = {
+BUILDERS: dict[str, Callable[[Iterable[str], int, str], Tokenizer]] = {
     "bpe": train_bpe,
-    "bytes": lambda texts, vocab: byte_tokenizer(),
-    "chars": lambda texts, vocab: train_chars(texts),
+    "bytes": lambda texts, vocab, split: byte_tokenizer(),
+    "chars": lambda texts, vocab, split: train_chars(texts),
 }
 
 
-def build(name: str, texts: Iterable[str], vocab: int) -> Tokenizer:
-    """The tokenizer a recipe names: one of BUILDERS (made from `texts`, with `vocab` ids if trained), or a path."""
-    return BUILDERS[name](texts, vocab) if name in BUILDERS else from_file(name)
+def build(name: str, texts: Iterable[str], vocab: int, split: str = "gpt2") -> Tokenizer:
+    """The tokenizer a recipe names: one of BUILDERS (made from `texts`, with `vocab` ids and a `split` if trained), or a path."""
+    return BUILDERS[name](texts, vocab, split) if name in BUILDERS else from_file(name)
 
 
 # ---------------------------------------------------------------- relabelling

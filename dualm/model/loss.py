@@ -45,9 +45,7 @@ def linear_cross_entropy(
     return torch.cat(nll), torch.cat(log_z)
 
 
-def linear_logits(
-    hidden: Tensor, weight: Tensor, excluded: int | None = None, bias: Tensor | None = None
-) -> Tensor:
+def linear_logits(hidden: Tensor, weight: Tensor, excluded: int | None = None, bias: Tensor | None = None) -> Tensor:
     """`[…, hidden]` → logits `[…, vocab]` in float32, that of token `excluded` −inf."""
     logits = torch.nn.functional.linear(hidden, weight, bias).float()
     if excluded is not None:

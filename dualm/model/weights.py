@@ -110,7 +110,7 @@ def model_config(config: Mapping[str, Any], source: str) -> ModelConfig:
         if theirs not in known:
             raise UserError(f"{source}: {theirs} is missing")
         if theirs == "head":
-            HEADS.choose(known[theirs], f"{source}: head")
+            HEADS.choose(str(known[theirs]), f"{source}: head")
         elif not isinstance(known[theirs], int | float) and not (known[theirs] is None and theirs in OPTIONAL):
             raise UserError(f"{source}: {theirs}: got {known[theirs]!r}, expected a number")
         values[ours] = known[theirs]

@@ -1,7 +1,10 @@
 """Tokenizers: one layout of ids, text that comes back as it was, and foreign ones relabelled into the layout."""
 
 import json
+import re
+import unicodedata
 
+import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given
@@ -60,6 +63,43 @@ def test_bpe_merges_is_deterministic_and_as_large_as_asked():
     assert train_bpe(TEXTS, 339).hash != BPE.hash
     with pytest.raises(UserError, match=r"model.vocab: got 271, expected at least 272"):
         train_bpe(TEXTS, 271)
+
+
+DIGITS = train_bpe(TEXTS, 300, "digits")
+
+
+@given(text=st.text(st.characters(codec="utf-8") | st.sampled_from("  \n\n01aé\u0301")))
+def test_the_digits_split_returns_the_text_in_nfc_without_spaces_before_line_breaks(text):
+    (ids,) = DIGITS.encode([text])
+    composed = unicodedata.normalize("NFC", f" {text}")[1:] if text else ""
+    assert DIGITS.decode(ids) == re.sub(" *\n", "\n", composed)
+
+
+def test_the_digits_split_cuts_every_digit_and_gives_words_one_token_anywhere():
+    def cut(text):
+        return [DIGITS.decode([id]) for id in DIGITS.encode([text])[0]]
+
+    assert DIGITS.vocab == 300
+    assert cut("no. 2026")[-4:] == ["2", "0", "2", "6"]
+    texts = [line for line in ("1234 12", "x1 2y", "Ⅻ½") for line in (line, f"\n{line}")]
+    for text in texts * 3:
+        trained = train_bpe([text * 40], 300, "digits")
+        pieces = [trained.decode([id]) for id in trained.encode([text])[0]]
+        assert all(sum(unicodedata.category(letter)[0] == "N" for letter in piece) <= 1 for piece in pieces)
+    first, inside, line = DIGITS.encode(["jumps", "fox jumps", "fox\njumps"])
+    assert inside.tolist()[-len(first) :] == line.tolist()[-len(first) :] == first.tolist()
+
+
+def test_the_digits_split_encodes_a_text_in_pieces_as_in_one():
+    text = "a line of it;  \n  next, no. 12\n" * (3 * PIECE // 30)
+    parts = list(pieces(text))
+    assert len(parts) > 2
+    assert np.concatenate(DIGITS.encode(parts)).tolist() == DIGITS.encode([text])[0].tolist()
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(UserError, match=r"data\.tokenizer_split: got 'digit', expected gpt2 or digits"):
+        build("bpe", TEXTS, 300, "digit")
 
 
 def test_chars_knows_its_own_characters_only():

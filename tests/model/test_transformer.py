@@ -205,7 +205,9 @@ def test_initial_weights_of_the_released_code() -> None:
         assert state[name].abs().max() <= 2 * std
         assert state[name].std() == pytest.approx(0.88 * std, rel=0.05), name
     zero = [name for name, tensor in state.items() if tensor.eq(0).all()]
-    assert sorted(set(zero)) == sorted(name for name in state if name.endswith(("o_proj.weight", "down_proj.weight", "bias")))
+    assert sorted(set(zero)) == sorted(
+        name for name in state if name.endswith(("o_proj.weight", "down_proj.weight", "bias"))
+    )
     assert all(tensor.eq(1).all() for name, tensor in state.items() if name.endswith("norm.weight"))
 
 
