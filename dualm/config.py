@@ -104,6 +104,8 @@ class ObjectiveConfig:
     ar: str = key("autoregressive", "objective of the AR windows")
     md: str = key("masked_diffusion", "objective of the other windows")
     input_mask: float = key(0.15, "masked_input: share of the inputs that are masked", ge=0, le=1)
+    mir_weight: float = key(0.4, "mir: weight of the loss on masked inputs, which is added to the clean one", ge=0)
+    mir_rates: list[float] = key([0.0, 0.5], "mir: smallest and largest share of masked inputs, one draw a window")
     time: str = key("uniform", "density of the mask rate t")
     draws: str = key("stratified", "how its quantiles are drawn: over the whole global batch, or one by one")
     time_mean: float = key(0.5, "bell: mean of the Gaussian before it is truncated to [time_min, 1]")
@@ -337,6 +339,9 @@ def check(recipe: Recipe) -> None:
         _expect(len(flat[name]) == 2 and min(flat[name]) > 0, name, flat[name], "two numbers above 0")
     noise = objective.time_noise
     _expect(noise[0] < noise[1], "objective.time_noise", noise, "the smallest noise, then the largest")
+    rates = objective.mir_rates
+    rising = len(rates) == 2 and 0 <= rates[0] <= rates[1] <= 1
+    _expect(rising, "objective.mir_rates", rates, "the smallest share in [0, 1], then the largest")
     last = objective.supervise_last
     _expect(objective.shifted or not last, "objective.supervise_last", last, "false with objective.shifted: false")
 

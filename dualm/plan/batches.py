@@ -114,5 +114,5 @@ def in_pieces(window: Window, length: int, u: float, rng: np.random.Generator, o
         padded = np.pad(tokens, (0, length + 1 - len(tokens)), constant_values=PAD)
         piece = Window(padded, max(0, window.given - start))
         example = objective(piece, (u + number / len(starts)) % 1.0, rng)
-        examples.append(replace(example, weights=example.weights * share))
+        examples.append(example.scaled(share))
     return examples

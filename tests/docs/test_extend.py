@@ -104,7 +104,7 @@ def test_an_objective_trains_and_resumes(
             assert before[metric] == after[metric]  # to the last bit
 
     added("objective")
-    expected = "objective.ar: got 'replaced', expected autoregressive or masked_input or replaced_input"
+    expected = "objective.ar: got 'replaced', expected autoregressive or masked_input or mir or replaced_input"
     assert expected in refusal(tiny, "objective.ar=replaced", capsys)
 
 
