@@ -222,29 +222,49 @@ def follows_layout(tokenizer: tokenizers.Tokenizer) -> bool:
     return ours and all(id in special or tokenizer.id_to_token(id) is None for id in range(RESERVED))
 
 
+def own_reserved(foreign: tokenizers.Tokenizer) -> list[int] | None:
+    """Which of its ids stand for our 16, `[16]`, if its first 16 are special tokens with `<pad>` to `<unk>` among them; else None.
+
+    Those of dual language models and GPT-BERT are such: only `<pad>`, `<mask>` and `<unk>` change places.
+    """
+    added = foreign.get_added_tokens_decoder()
+    ids = {added[id].content: id for id in range(RESERVED) if id in added and added[id].special}
+    named = RESERVED_TOKENS[: UNK + 1]
+    if len(ids) < RESERVED or not ids.keys() >= set(named):
+        return None
+    return [ids[name] for name in named] + sorted(id for name, id in ids.items() if name not in named)
+
+
 def relabel(foreign: tokenizers.Tokenizer) -> str:
     """The definition of a tokenizer that cuts the same pieces, with every id 16 higher and ours in front.
 
     A foreign token that has the name of one of ours gets another name, and the post-processor goes, as `<s>` and
-    `</s>` are added where documents are packed. Raises ValueError where the ids do not come out so.
+    `</s>` are added where documents are packed. One with `own_reserved` ids keeps its other ids and all names.
+    Raises ValueError where the ids do not come out so.
     """
-    definition = json.loads(foreign.to_str())
-    model = definition["model"]
+    definition, own = json.loads(foreign.to_str()), own_reserved(foreign)
+    order = own and {id: place for place, id in enumerate(own)}
+    moved = {
+        token: (token, order.get(id, id)) if order else (_renamed(token), id + RESERVED)
+        for token, id in foreign.get_vocab().items()
+    }
+    model, front = definition["model"], [] if own else RESERVED_TOKENS
     if isinstance(model.get("vocab"), dict):
-        shifted = {_renamed(token): id + RESERVED for token, id in model["vocab"].items()}
-        model["vocab"] = _numbered(RESERVED_TOKENS) | shifted
+        model["vocab"] = _numbered(front) | dict(moved[token] for token in model["vocab"])
     elif isinstance(model.get("vocab"), list):
-        ours = [[token, 0.0] for token in RESERVED_TOKENS]
-        model["vocab"] = ours + [[_renamed(token), score] for token, score in model["vocab"]]
-        model["unk_id"] = None if model["unk_id"] is None else model["unk_id"] + RESERVED
+        unknown = None if model["unk_id"] is None else model["vocab"][model["unk_id"]][0]
+        kept = sorted([moved[token][1], [moved[token][0], score]] for token, score in model["vocab"])
+        model["vocab"] = [[token, 0.0] for token in front] + [entry for _, entry in kept]
+        model["unk_id"] = unknown and moved[unknown][1]
     else:
         raise ValueError(f"a tokenizer of type {model.get('type')} cannot be relabelled")
     if model.get("unk_token"):
-        model["unk_token"] = _renamed(model["unk_token"])
-    definition["added_tokens"] = _reserved_entries() + [_shifted_entry(token) for token in definition["added_tokens"]]
+        model["unk_token"] = moved.get(model["unk_token"], (_renamed(model["unk_token"]), 0))[0]
+    entries = [_moved_entry(token, *moved[token["content"]]) for token in definition["added_tokens"]]
+    definition["added_tokens"] = sorted([*_reserved_entries()[: len(front)], *entries], key=lambda entry: entry["id"])
     definition["pre_tokenizer"] = _keeping_ours_apart(definition["pre_tokenizer"])
     definition["post_processor"] = None
-    _check_shift(foreign.get_vocab(), _parse(json.dumps(definition)).get_vocab())
+    _check_moved(dict(moved.values()), _parse(json.dumps(definition)).get_vocab())
     return json.dumps(definition, ensure_ascii=False)
 
 
@@ -257,13 +277,8 @@ def _reserved_entries() -> list[dict[str, Any]]:
     return [{"id": id, "content": token, **flags} for id, token in enumerate(RESERVED_TOKENS)]
 
 
-def _shifted_entry(token: dict[str, Any]) -> dict[str, Any]:
-    name = _renamed(token["content"])
-    return token | {
-        "id": token["id"] + RESERVED,
-        "content": name,
-        "special": token["special"] or name != token["content"],
-    }
+def _moved_entry(token: dict[str, Any], name: str, id: int) -> dict[str, Any]:
+    return token | {"id": id, "content": name, "special": token["special"] or name != token["content"]}
 
 
 def _keeping_ours_apart(pre_tokenizer: dict[str, Any] | None) -> dict[str, Any]:
@@ -273,11 +288,10 @@ def _keeping_ours_apart(pre_tokenizer: dict[str, Any] | None) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": [pre_tokenizer, cut]} if pre_tokenizer else cut
 
 
-def _check_shift(foreign: dict[str, int], ours: dict[str, int]) -> None:
-    expected = {_renamed(token): id + RESERVED for token, id in foreign.items()}
-    moved = [token for token, id in expected.items() if ours.get(token) != id]
-    if moved:
-        raise ValueError(f"cannot be relabelled: the id of {moved[0]!r} is not fixed by its definition")
+def _check_moved(expected: dict[str, int], got: dict[str, int]) -> None:
+    wrong = [token for token, id in expected.items() if got.get(token) != id]
+    if wrong:
+        raise ValueError(f"cannot be relabelled: the id of {wrong[0]!r} is not fixed by its definition")
 
 
 # ---------------------------------------------------------------- small parts

@@ -15,14 +15,17 @@ from dualm.data.tokenizer import (
     BOS,
     EOS,
     MASK,
+    PAD,
     PIECE,
     RESERVED,
     RESERVED_TOKENS,
+    SPLITS,
     UNK,
     Tokenizer,
     build,
     byte_tokenizer,
     from_file,
+    own_reserved,
     pieces,
     relabel,
     train_bpe,
@@ -198,6 +201,45 @@ def test_relabelled_tokenizer_is_a_tokenizer_json_of_our_layout(tmp_path):
     assert json.loads(definition)["post_processor"] is None
     Tokenizer(definition).save(tmp_path / "tokenizer.json")
     assert from_file(tmp_path / "tokenizer.json").hash == Tokenizer(definition).hash
+
+
+RELEASED = ["<unk>", "<s>", "</s>", "<pad>", "<mask>", *(f"<special_{i}>" for i in range(11))]  # of dual-lm-470m
+BY_ID = [3, 1, 2, 4, 0, *range(5, 16)]
+
+
+def foreign_with_reserved_ids(kind, specials=RELEASED):
+    if kind == "bpe":
+        tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", ignore_merges=True))
+        SPLITS["digits"](tokenizer)
+        return trained(tokenizer, trainers.BpeTrainer(vocab_size=320, special_tokens=specials, show_progress=False))
+    tokenizer = tokenizers.Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=100, special_tokens=specials, unk_token="<unk>", show_progress=False)
+    return trained(tokenizer, trainer)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_tokenizer_with_reserved_ids_of_its_own_needs_no_more(tmp_path, kind):
+    foreign = foreign_with_reserved_ids(kind)
+    foreign.save(str(tmp_path / "tokenizer.json"))
+    ours = from_file(tmp_path)
+    assert own_reserved(foreign) == BY_ID
+    assert ours.vocab == foreign.get_vocab_size()
+    for text in [*TEXTS, "unknown: ☃ and Ω"]:
+        original = foreign.encode(text, add_special_tokens=False).ids
+        (ids,) = ours.encode([text])
+        assert ids.tolist() == [BY_ID.index(id) if id < RESERVED else id for id in original]
+        assert ours.decode(ids) == foreign.decode(original)
+    assert not {PAD, BOS, EOS, MASK} & set(ours.encode([LITERAL])[0].tolist())
+    shown = ours.decode([PAD, BOS, EOS, MASK, UNK, 5], show_specials=True)
+    assert shown.replace(" ", "") == "<pad><s></s><mask><unk><special_0>"
+
+
+@pytest.mark.parametrize("missing", ["<mask>", "<special_10>"])
+def test_reserved_ids_that_lack_one_are_not_ours(missing):
+    foreign = foreign_with_reserved_ids("bpe", [name for name in RELEASED if name != missing])
+    assert own_reserved(foreign) is None
+    assert Tokenizer(relabel(foreign)).vocab == foreign.get_vocab_size() + RESERVED
 
 
 def test_a_bad_path_or_file_is_named(tmp_path):
