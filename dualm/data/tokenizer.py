@@ -243,9 +243,9 @@ def relabel(foreign: tokenizers.Tokenizer) -> str:
     Raises ValueError where the ids do not come out so.
     """
     definition, own = json.loads(foreign.to_str()), own_reserved(foreign)
-    order = own and {id: place for place, id in enumerate(own)}
+    place = {id: place for place, id in enumerate(own or [])}
     moved = {
-        token: (token, order.get(id, id)) if order else (_renamed(token), id + RESERVED)
+        token: (token, place.get(id, id)) if own else (_renamed(token), id + RESERVED)
         for token, id in foreign.get_vocab().items()
     }
     model, front = definition["model"], [] if own else RESERVED_TOKENS
