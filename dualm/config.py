@@ -64,6 +64,7 @@ class DataConfig:
     tokenizer: str = key(
         "bpe", "bpe (trained here, model.vocab tokens), bytes, chars, or the path of a tokenizer.json or folder"
     )
+    tokenizer_split: str = key("gpt2", "bpe trained here: GPT-2's words, or words in NFC with each digit by itself")
     shard_tokens: int = key(100_000_000, "tokens per shard file", shards=False, gt=0)
     dir: str | None = key(None, "folder of the prepared shards; default prepared/<source>-<fingerprint>", shards=False)
     document_end: bool = key(True, "write </s> behind each document, so that the model learns where it ends")
@@ -104,6 +105,10 @@ class ModelConfig:
     rope_theta: float = key(160_000.0, "base of the rotary position embedding", gt=0)
     norm_eps: float = key(1e-6, "epsilon of RMSNorm", gt=0)
     qk_norm: bool = key(False, "RMSNorm on queries and keys (a Qwen3 instead of a Llama)")
+    head: str = key("linear", "linear (a Llama's), or mlp: linear, GELU, linear with a bias")
+    init: str = key(
+        "small", "standard deviation of matrices: sqrt(2 / 5h); small_by_depth: less in vocabulary and later blocks"
+    )
     dropout: float = key(0.0, "dropout of what attention and SwiGLU add to the residual stream", ge=0, lt=1)
     time_conditioning: int = key(
         0, "width of an embedding of the mask rate that modulates every norm (adaLN); 0: none", ge=0
@@ -121,6 +126,8 @@ class ObjectiveConfig:
     ar: str = key("autoregressive", "objective of the AR windows")
     md: str = key("masked_diffusion", "objective of the other windows")
     input_mask: float = key(0.15, "masked_input: share of the inputs that are masked", ge=0, le=1)
+    mir_weight: float = key(0.4, "mir: weight of the loss on masked inputs, which is added to the clean one", ge=0)
+    mir_rates: list[float] = key([0.0, 0.5], "mir: smallest and largest share of masked inputs, one draw a window")
     time: str = key("uniform", "density of the mask rate t")
     draws: str = key("stratified", "how its quantiles are drawn: over the whole global batch, or one by one")
     time_mean: float = key(0.5, "bell: mean of the Gaussian before it is truncated to [time_min, 1]")
@@ -137,8 +144,17 @@ class ObjectiveConfig:
         None, "learned: nats per masked token that cannot be learned; default: those of the best bin"
     )
     time_refresh: int = key(100, "learned: steps between two updates of the density", gt=0)
-    mask_count: str = key("exact", "how many tokens are masked at rate t: ceil(N t) of N, or each with probability t")
+    mask_count: str = key(
+        "exact",
+        "how many tokens are masked at rate t: ceil(N t) of N maskable, each with probability t, or L t rounded at random",
+    )
+    mask_first: bool = key(False, "whether position 0 of a window may be masked, which no shifted output predicts")
+    supervise_last: bool = key(False, "MD, shifted: the last output predicts the token after the inputs, masked or not")
     weighting: str = key("elbo", "weight of a masked token: 1/t, 1/E[t], or 1/(t q(t)), the NELBO under any density q")
+    rate_floor: float = key(0.0, "f: the weight of a masked token is made of the rate (1 - f) rate + f", ge=0, lt=1)
+    mean_over: str = key(
+        "maskable", "what the loss of an MD window is divided by: its maskable inputs, or all L of them"
+    )
     hide_prompt: float = key(
         0.0, "MD on pairs: share of windows whose prompt is masked whole, for guidance", ge=0, le=1
     )
@@ -153,6 +169,7 @@ class OptimizerConfig:
     betas: list[float] = key([0.9, 0.95], "Adam's decay rates of the two moments")
     eps: float = key(1e-8, "Adam's epsilon", gt=0)
     weight_decay: float = key(0.1, "decoupled weight decay of the matrices", ge=0)
+    decay_gains: bool = key(False, "whether gains of norms and biases decay as well")
     momentum: float = key(0.95, "muon: momentum", ge=0, lt=1)
     ema: float = key(0.0, "decay of the moving average of the weights that is validated and saved; 0: none", ge=0, lt=1)
     clip: float = key(1.0, "largest gradient norm; 0: no clipping. With muon: of the adamw half", ge=0)
@@ -366,6 +383,11 @@ def check(recipe: Recipe) -> None:
     independent = not objective.time_steps or objective.mask_count == "bernoulli"
     wanted = f"bernoulli with objective.time_steps = {objective.time_steps}: its bound masks tokens independently"
     _expect(independent, "objective.mask_count", objective.mask_count, wanted)
+    rates = objective.mir_rates
+    rising = len(rates) == 2 and 0 <= rates[0] <= rates[1] <= 1
+    _expect(rising, "objective.mir_rates", rates, "the smallest share in [0, 1], then the largest")
+    last = objective.supervise_last
+    _expect(objective.shifted or not last, "objective.supervise_last", last, "false with objective.shifted: false")
 
 
 def _check_alpha(alpha: Any) -> None:

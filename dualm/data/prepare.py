@@ -198,7 +198,7 @@ def _write(folder: Path, data: DataConfig, vocab: int, made_from: dict[str, Any]
     """Write tokenizer, shards and manifest; returns the manifest's counts of each split."""
     sources = weighted_sources(data)
     texts = itertools.chain.from_iterable(corpus.documents(source.data, "train") for source in sources)
-    tokenizer = tokenizers.build(data.tokenizer, texts, vocab)
+    tokenizer = tokenizers.build(data.tokenizer, texts, vocab, data.tokenizer_split)
     _check_vocab(tokenizer.vocab, data, vocab)
     sizes = [corpus.total_bytes(source.data) for source in sources]
     with _progress(sum(filter(None, sizes)) if all(sizes) else None) as advance:

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from dualm.errors import UserError
+from dualm.registry import Registry
 
 PAD, BOS, EOS, MASK, UNK = range(5)
 RESERVED = 16
@@ -92,7 +93,46 @@ def pieces(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def train_bpe(texts: Iterable[str], vocab: int) -> Tokenizer:
+def gpt2_split(bpe: tokenizers.Tokenizer) -> None:
+    """Words with the space before them, runs of digits, of punctuation, of white space (Radford et al. 2019)."""
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+
+
+UPPER, LOWER, LEAD = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]", r"[^\r\n\p{L}\p{N}]?"
+WORDS = (rf"{LEAD}{UPPER}*{LOWER}+", rf"{LEAD}{UPPER}+{LOWER}*")  # a new word begins at a capital behind small letters
+DIGIT, PUNCTUATION, SPACE = r" ?\p{N}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", (r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+")
+
+
+def digits_split(bpe: tokenizers.Tokenizer) -> None:
+    """Each digit by itself; NFC; a space in front of the text and of every line, none before a line's end.
+
+    So a word is the same token wherever it stands in a line. The text comes back in NFC and without spaces before line breaks.
+
+    Source: the released code of dual language models (Samuel and Charpentier 2025), tokenization/init_tokenizer.py. There a space
+    follows a line break at the end, too, where its texts, which are stripped, have none; so a text in `pieces` has the same tokens.
+    """
+    bpe.normalizer = normalizers.Sequence(
+        [
+            normalizers.Prepend(" "),
+            normalizers.NFC(),
+            normalizers.Replace(Regex(r"\n(?!\z)"), "\n "),
+            normalizers.Replace(Regex(r" *\n"), "\n"),
+        ]
+    )
+    pattern = Regex("|".join((*WORDS, DIGIT, PUNCTUATION, *SPACE)))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(pattern, "isolated"), byte_level])
+    bpe.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0), decoders.Replace("\n ", "\n")])
+
+
+# By `data.tokenizer_split`: how text is normalised and cut before pieces are merged, given to a tokenizer to be trained.
+SPLITS: Registry[Callable[[tokenizers.Tokenizer], None]] = Registry(
+    "data.tokenizer_split", {"gpt2": gpt2_split, "digits": digits_split}
+)
+
+
+def train_bpe(texts: Iterable[str], vocab: int, split: str = "gpt2") -> Tokenizer:
     """Byte-level BPE of at most `vocab` ids (fewer if the texts have no more to merge). Any text can be encoded."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab < RESERVED + len(alphabet):
@@ -100,8 +140,7 @@ def train_bpe(texts: Iterable[str], vocab: int) -> Tokenizer:
             f"model.vocab: got {vocab}, expected at least {RESERVED + len(alphabet)} for data.tokenizer: bpe"
         )
     bpe = tokenizers.Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
+    SPLITS.choose(split)(bpe)
     bpe.train_from_iterator(
         _front((piece for text in texts for piece in pieces(text)), TRAINING_CHARACTERS),
         trainers.BpeTrainer(
@@ -161,16 +200,16 @@ def definition_file(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-BUILDERS: dict[str, Callable[[Iterable[str], int], Tokenizer]] = {
+BUILDERS: dict[str, Callable[[Iterable[str], int, str], Tokenizer]] = {
     "bpe": train_bpe,
-    "bytes": lambda texts, vocab: byte_tokenizer(),
-    "chars": lambda texts, vocab: train_chars(texts),
+    "bytes": lambda texts, vocab, split: byte_tokenizer(),
+    "chars": lambda texts, vocab, split: train_chars(texts),
 }
 
 
-def build(name: str, texts: Iterable[str], vocab: int) -> Tokenizer:
-    """The tokenizer a recipe names: one of BUILDERS (made from `texts`, with `vocab` ids if trained), or a path."""
-    return BUILDERS[name](texts, vocab) if name in BUILDERS else from_file(name)
+def build(name: str, texts: Iterable[str], vocab: int, split: str = "gpt2") -> Tokenizer:
+    """The tokenizer a recipe names: one of BUILDERS (made from `texts`, with `vocab` ids and a `split` if trained), or a path."""
+    return BUILDERS[name](texts, vocab, split) if name in BUILDERS else from_file(name)
 
 
 # ---------------------------------------------------------------- relabelling
@@ -183,29 +222,49 @@ def follows_layout(tokenizer: tokenizers.Tokenizer) -> bool:
     return ours and all(id in special or tokenizer.id_to_token(id) is None for id in range(RESERVED))
 
 
+def own_reserved(foreign: tokenizers.Tokenizer) -> list[int] | None:
+    """Which of its ids stand for our 16, `[16]`, if its first 16 are special tokens with `<pad>` to `<unk>` among them; else None.
+
+    Those of dual language models and GPT-BERT are such: only `<pad>`, `<mask>` and `<unk>` change places.
+    """
+    added = foreign.get_added_tokens_decoder()
+    ids = {added[id].content: id for id in range(RESERVED) if id in added and added[id].special}
+    named = RESERVED_TOKENS[: UNK + 1]
+    if len(ids) < RESERVED or not ids.keys() >= set(named):
+        return None
+    return [ids[name] for name in named] + sorted(id for name, id in ids.items() if name not in named)
+
+
 def relabel(foreign: tokenizers.Tokenizer) -> str:
     """The definition of a tokenizer that cuts the same pieces, with every id 16 higher and ours in front.
 
     A foreign token that has the name of one of ours gets another name, and the post-processor goes, as `<s>` and
-    `</s>` are added where documents are packed. Raises ValueError where the ids do not come out so.
+    `</s>` are added where documents are packed. One with `own_reserved` ids keeps its other ids and all names.
+    Raises ValueError where the ids do not come out so.
     """
-    definition = json.loads(foreign.to_str())
-    model = definition["model"]
+    definition, own = json.loads(foreign.to_str()), own_reserved(foreign)
+    place = {id: place for place, id in enumerate(own or [])}
+    moved = {
+        token: (token, place.get(id, id)) if own else (_renamed(token), id + RESERVED)
+        for token, id in foreign.get_vocab().items()
+    }
+    model, front = definition["model"], [] if own else RESERVED_TOKENS
     if isinstance(model.get("vocab"), dict):
-        shifted = {_renamed(token): id + RESERVED for token, id in model["vocab"].items()}
-        model["vocab"] = _numbered(RESERVED_TOKENS) | shifted
+        model["vocab"] = _numbered(front) | dict(moved[token] for token in model["vocab"])
     elif isinstance(model.get("vocab"), list):
-        ours = [[token, 0.0] for token in RESERVED_TOKENS]
-        model["vocab"] = ours + [[_renamed(token), score] for token, score in model["vocab"]]
-        model["unk_id"] = None if model["unk_id"] is None else model["unk_id"] + RESERVED
+        unknown = None if model["unk_id"] is None else model["vocab"][model["unk_id"]][0]
+        kept = sorted([moved[token][1], [moved[token][0], score]] for token, score in model["vocab"])
+        model["vocab"] = [[token, 0.0] for token in front] + [entry for _, entry in kept]
+        model["unk_id"] = unknown and moved[unknown][1]
     else:
         raise ValueError(f"a tokenizer of type {model.get('type')} cannot be relabelled")
     if model.get("unk_token"):
-        model["unk_token"] = _renamed(model["unk_token"])
-    definition["added_tokens"] = _reserved_entries() + [_shifted_entry(token) for token in definition["added_tokens"]]
+        model["unk_token"] = moved.get(model["unk_token"], (_renamed(model["unk_token"]), 0))[0]
+    entries = [_moved_entry(token, *moved[token["content"]]) for token in definition["added_tokens"]]
+    definition["added_tokens"] = sorted([*_reserved_entries()[: len(front)], *entries], key=lambda entry: entry["id"])
     definition["pre_tokenizer"] = _keeping_ours_apart(definition["pre_tokenizer"])
     definition["post_processor"] = None
-    _check_shift(foreign.get_vocab(), _parse(json.dumps(definition)).get_vocab())
+    _check_moved(dict(moved.values()), _parse(json.dumps(definition)).get_vocab())
     return json.dumps(definition, ensure_ascii=False)
 
 
@@ -218,13 +277,8 @@ def _reserved_entries() -> list[dict[str, Any]]:
     return [{"id": id, "content": token, **flags} for id, token in enumerate(RESERVED_TOKENS)]
 
 
-def _shifted_entry(token: dict[str, Any]) -> dict[str, Any]:
-    name = _renamed(token["content"])
-    return token | {
-        "id": token["id"] + RESERVED,
-        "content": name,
-        "special": token["special"] or name != token["content"],
-    }
+def _moved_entry(token: dict[str, Any], name: str, id: int) -> dict[str, Any]:
+    return token | {"id": id, "content": name, "special": token["special"] or name != token["content"]}
 
 
 def _keeping_ours_apart(pre_tokenizer: dict[str, Any] | None) -> dict[str, Any]:
@@ -234,11 +288,10 @@ def _keeping_ours_apart(pre_tokenizer: dict[str, Any] | None) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": [pre_tokenizer, cut]} if pre_tokenizer else cut
 
 
-def _check_shift(foreign: dict[str, int], ours: dict[str, int]) -> None:
-    expected = {_renamed(token): id + RESERVED for token, id in foreign.items()}
-    moved = [token for token, id in expected.items() if ours.get(token) != id]
-    if moved:
-        raise ValueError(f"cannot be relabelled: the id of {moved[0]!r} is not fixed by its definition")
+def _check_moved(expected: dict[str, int], got: dict[str, int]) -> None:
+    wrong = [token for token, id in expected.items() if got.get(token) != id]
+    if wrong:
+        raise ValueError(f"cannot be relabelled: the id of {wrong[0]!r} is not fixed by its definition")
 
 
 # ---------------------------------------------------------------- small parts

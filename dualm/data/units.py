@@ -165,7 +165,9 @@ def _histogram(cut: Cut, seed: int) -> tuple[np.uint64, np.ndarray, np.ndarray]:
     for units in cut.blocks():
         buckets = (units.keys(seed) >> shift).astype(np.int64)
         counts += np.bincount(buckets, minlength=len(counts))
-        sizes += np.bincount(buckets, weights=_lengths(units), minlength=len(sizes)).astype(np.int64)  # exact below 2^53
+        sizes += np.bincount(buckets, weights=_lengths(units), minlength=len(sizes)).astype(
+            np.int64
+        )  # exact below 2^53
     return shift, counts, sizes
 
 

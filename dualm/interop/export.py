@@ -47,17 +47,15 @@ def export(run: str | Path, to: str | Path) -> Path:
         The folder. It appears when it is complete, or not at all.
 
     Raises:
-        UserError: `to` is there and not empty, or can't be written; a model with time conditioning; or what
-            `LanguageModel.load` refuses.
+        UserError: `to` is there and not empty, or can't be written; a model with time conditioning or another head than a
+            linear one; or what `LanguageModel.load` refuses.
     """
     folder = Path(to).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--to: {folder} exists and is not an empty folder, expected a new one")
     loaded = LanguageModel.load(run, device="cpu")
-    if width := loaded.model.config.time_conditioning:
-        raise UserError(
-            f"{loaded.folder}: model.time_conditioning: got {width}, expected 0: transformers has no such network"
-        )
+    if reason := weights.beyond_llama(loaded.model.config):
+        raise UserError(f"{loaded.folder}: model.{reason}: transformers has no such network")
     try:
         with files.whole_folder(folder.resolve()) as partial:
             _write(partial, loaded)

@@ -1,6 +1,8 @@
 """`model.init_from`: training starts from a Llama- or Qwen3-type checkpoint, or from a dualm export.
 
     tokenizer in our layout (an export)   rows are copied as they are
+    one with our 16 reserved ids in       the first 16 rows change places
+    another order
     any other tokenizer                   relabelled: ids + 16, our reserved ids in front, so 16 new rows
 
 New rows are the mean of the checkpoint's (Hewitt 2021, "Initializing new word embeddings for pretrained language
@@ -16,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+import torch
 from torch import Tensor
 
 from dualm.config import ModelConfig
-from dualm.data.tokenizer import BOS, EOS, RESERVED, Tokenizer, follows_layout, from_file
+from dualm.data.tokenizer import BOS, EOS, RESERVED, Tokenizer, follows_layout, from_file, own_reserved
 from dualm.errors import UserError
 from dualm.model import size, weights
 
@@ -35,8 +38,8 @@ def initial_weights(model: ModelConfig) -> dict[str, Tensor]:
     check_sizes(model)
     folder = _folder(model)
     _, state = weights.load(folder)
-    if _in_our_layout(folder):
-        return grow(state, model.vocab)
+    if (order := _reserved_order(folder)) is not None:
+        return grow({name: _in_order(name, rows, order) for name, rows in state.items()}, model.vocab)
     config = weights.read_config(folder)
     ids = {BOS: _first(config.get("bos_token_id")), EOS: _first(config.get("eos_token_id"))}
     return grow(state, model.vocab, RESERVED, {new: old for new, old in ids.items() if old is not None})
@@ -67,18 +70,16 @@ def check_sizes(model: ModelConfig) -> None:
 
     Raises:
         UserError: no checkpoint there, not one this network can be, or of other sizes; the message has those to set.
-            Time conditioning, in the checkpoint or the recipe.
+            Time conditioning or a head that is not linear, in the checkpoint or the recipe.
     """
     if model.init_from is None:
         return
     folder = _folder(model)
     theirs = weights.model_config(weights.read_config(folder), str(folder / "config.json"))
     for owner, config in (("model.", model), (f"model.init_from: {folder}: ", theirs)):
-        if width := config.time_conditioning:
-            raise UserError(
-                f"{owner}time_conditioning: got {width}, expected 0: training starts from plain Llamas only"
-            )
-    rows = theirs.vocab if _in_our_layout(folder) else theirs.vocab + RESERVED
+        if reason := weights.beyond_llama(config):
+            raise UserError(f"{owner}{reason}: training starts from plain Llamas only")
+    rows = theirs.vocab + (RESERVED if _reserved_order(folder) is None else 0)
     wanted = _sizes(theirs) | {"model.vocab": max(model.vocab, rows)}
     if wanted != _sizes(model) | {"model.vocab": model.vocab}:
         settings = " ".join(f"{key}={value}" for key, value in wanted.items())
@@ -108,9 +109,16 @@ def _folder(model: ModelConfig) -> Path:
     return folder
 
 
-def _in_our_layout(folder: Path) -> bool:
+def _reserved_order(folder: Path) -> list[int] | None:
+    """The ids of the checkpoint's tokenizer that stand for our reserved ones, in our order; None: it has none."""
     from_file(folder)  # refuses what is no tokenizer
-    return follows_layout(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")))
+    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return list(range(RESERVED)) if follows_layout(theirs) else own_reserved(theirs)
+
+
+def _in_order(name: str, tensor: Tensor, order: list[int]) -> Tensor:
+    """A parameter with its first rows in another order, if they belong to tokens."""
+    return torch.cat([tensor[order], tensor[len(order) :]]) if name in (weights.EMBEDDING, weights.HEAD) else tensor
 
 
 def _sizes(model: ModelConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 
 from dualm.config import ModelConfig
 from dualm.model.conditioning import SINUSOIDS, modulation_rows
+from dualm.model.head import HEADS
 from dualm.model.loss import CHUNK_ELEMENTS
 
 CONDITIONING = "model.conditioning."  # what the names of the parameters of time conditioning begin with
@@ -56,7 +57,7 @@ def shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
         "model.embed_tokens.weight": (model.vocab, hidden),
         **{f"model.layers.{i}.{name}.weight": shape for i in range(model.layers) for name, shape in block.items()},
         "model.norm.weight": (hidden,),
-        "lm_head.weight": (model.vocab, hidden),
+        **{f"lm_head.{name}": shape for name, shape in HEADS.choose(model.head).shapes(hidden, model.vocab).items()},
         **({f"{CONDITIONING}{name}.weight": shape for name, shape in conditioning.items()} if width else {}),
     }
 

@@ -3,7 +3,7 @@
 - one network for both objectives: only the attention mask and the supervised positions differ
 - the output at position i is meant to predict token i+1, in masked diffusion too
 - no time input, unless `model.time_conditioning` asks for one (dualm.model.conditioning)
-- pre-norm blocks, RMSNorm, no biases, untied head, optional dropout of what a branch adds
+- pre-norm blocks, RMSNorm, no biases, untied head (`model.head` says which: dualm.model.head), optional dropout of what a branch adds
 - rotary position embedding, SwiGLU, grouped-query attention, optional QK-norm
 - parameters are named as in Hugging Face's Llama (Qwen3 with QK-norm), so saved weights are a Llama's
 - the head computes logits for supervised positions only, a chunk at a time
@@ -29,8 +29,8 @@ from dualm.model import size
 from dualm.model.attention import BACKENDS, AttentionMask, choose
 from dualm.model.cache import KVCache
 from dualm.model.conditioning import Conditioning, Modulation, Modulations, gated, modulate
+from dualm.model.head import HEADS
 from dualm.model.initialization import initial
-from dualm.model.loss import linear_cross_entropy, linear_logits
 
 # With several threads, the first torch.cos of a process over some thousand elements is now and then wrong by up to 1e-4
 # (torch 2.13 on CPU, 3 of 400 processes); after any call it never was.
@@ -189,34 +189,22 @@ def never_predicted(attention: AttentionMask) -> int | None:
     return MASK if attention.kind == "bidirectional" else None
 
 
-class LMHead(nn.Linear):
-    """Hidden states to logits or to losses.
-
-    Both in `forward`: under ZeRO-3 the weight is whole only inside it.
-    """
-
-    def forward(self, hidden: Tensor, targets: Tensor | None = None, excluded: int | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if targets is None:
-            return linear_logits(hidden, self.weight, excluded)
-        return linear_cross_entropy(hidden, self.weight, targets, excluded)
-
-
 class Transformer(nn.Module):
-    """The whole network. Raises UserError for an unknown `model.attention`."""
+    """The whole network. Raises UserError for an unknown `model.attention`, `model.head` or `model.init`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         BACKENDS.choose(config.attention)
         self.config = config
         self.model = Backbone(config)
-        self.lm_head = LMHead(config.hidden, config.vocab, bias=False)
+        self.lm_head = HEADS.choose(config.head)(config.hidden, config.vocab)
         self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:
         """Give every parameter its initial value, which depends on torch's seed and the parameter's name alone."""
         for name, parameter in self.named_parameters():
-            parameter.copy_(initial(name, parameter.shape, self.config.hidden))
+            parameter.copy_(initial(name, parameter.shape, self.config))
 
     def forward(
         self,

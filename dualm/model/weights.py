@@ -1,6 +1,6 @@
 """Weights on disk, as Hugging Face's `LlamaForCausalLM` (with QK-norm `Qwen3ForCausalLM`) reads them.
 
-With time conditioning the network is neither. Its configuration has a type that Hugging Face doesn't know, so that
+With time conditioning or a head that is not linear the network is neither. Its configuration has a type that Hugging Face doesn't know, so that
 nothing there loads it as if it were.
 """
 
@@ -20,11 +20,12 @@ from torch import Tensor
 from dualm.config import ModelConfig
 from dualm.errors import UserError
 from dualm.model import size
+from dualm.model.head import HEADS
 
 CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 ARCHITECTURES = {False: ("LlamaForCausalLM", "llama"), True: ("Qwen3ForCausalLM", "qwen3")}  # by qk_norm
-CONDITIONED = "dualm"  # the type of a network with time conditioning
+OWN = "dualm"  # the type of a network that is no Llama
 
 # Our name of what both configurations hold → Hugging Face's.
 KEYS = {
@@ -38,23 +39,32 @@ KEYS = {
     "vocab": "vocab_size",
     "norm_eps": "rms_norm_eps",
 }
-OURS = {"qk_norm": "qk_norm", "time_conditioning": "time_conditioning"}  # also of the type CONDITIONED
+BEYOND_LLAMA = {"time_conditioning": 0, "head": "linear"}  # what makes a network of type OWN, at a Llama's values
+OURS = ("qk_norm", *BEYOND_LLAMA)  # also in a configuration of type OWN
 OPTIONAL = ("num_key_value_heads", "head_dim")  # absent or null: follows from the others
 OLDEST_ROPE_THETA = 10_000.0  # of the first Llamas, whose configurations don't name it
 # What the network is, beyond its sizes. Read back, another value is refused; an absent key means the value here.
 FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "use_sliding_window": False}
 
 
+def beyond_llama(model: ModelConfig) -> str | None:
+    """Why this network is neither Llama nor Qwen3, for an error: key, value, what was expected; None if it is one."""
+    for name, plain in BEYOND_LLAMA.items():
+        if (value := getattr(model, name)) != plain:
+            return f"{name}: got {value}, expected {plain}"
+    return None
+
+
 def hf_config(model: ModelConfig, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The `config.json` of a Hugging Face Llama or Qwen3 with these sizes; with time conditioning, of our own type.
+    """The `config.json` of a Hugging Face Llama or Qwen3 with these sizes; of our own type if it is `beyond_llama`.
 
     `about` is what else dualm's readers know of it, under the key "dualm", which Hugging Face ignores:
     whether outputs are `shifted` in masked diffusion, and the hash of its `tokenizer`.
     """
     architecture, model_type = ARCHITECTURES[model.qk_norm]
     kind = {"architectures": [architecture], "model_type": model_type}
-    if model.time_conditioning:
-        kind = {"model_type": CONDITIONED, **{theirs: getattr(model, ours) for ours, theirs in OURS.items()}}
+    if beyond_llama(model):
+        kind = {"model_type": OWN, **{name: getattr(model, name) for name in OURS}}
     return {
         **kind,
         **{theirs: getattr(model, ours) for ours, theirs in KEYS.items()},
@@ -82,7 +92,7 @@ def model_config(config: Mapping[str, Any], source: str) -> ModelConfig:
     types: dict[str, dict[str, Any]] = {
         model_type: {"qk_norm": qk_norm} for qk_norm, (_, model_type) in ARCHITECTURES.items()
     }
-    types[CONDITIONED] = {}  # says it itself
+    types[OWN] = {}  # says it itself
     model_type = config.get("model_type")
     if model_type not in types:
         raise UserError(f"{source}: model_type: got {model_type!r}, expected {' or '.join(types)}")
@@ -93,12 +103,15 @@ def model_config(config: Mapping[str, Any], source: str) -> ModelConfig:
     if rope.get("rope_type", rope.get("type", "default")) != "default":
         raise UserError(f"{source}: rope_type: got {rope!r}, expected 'default'")
     theta = rope.get("rope_theta", config.get("rope_theta", OLDEST_ROPE_THETA))
-    known = dict.fromkeys(OPTIONAL) | dict(config) | {"rope_theta": theta}
+    known = dict.fromkeys(OPTIONAL) | {"head": "linear"} | dict(config) | {"rope_theta": theta}
     values = types[model_type]
-    for ours, theirs in {**KEYS, "rope_theta": "rope_theta", **(OURS if model_type == CONDITIONED else {})}.items():
+    own = {name: name for name in OURS} if model_type == OWN else {}
+    for ours, theirs in {**KEYS, "rope_theta": "rope_theta", **own}.items():
         if theirs not in known:
             raise UserError(f"{source}: {theirs} is missing")
-        if not isinstance(known[theirs], int | float) and not (known[theirs] is None and theirs in OPTIONAL):
+        if theirs == "head":
+            HEADS.choose(str(known[theirs]), f"{source}: head")
+        elif not isinstance(known[theirs], int | float) and not (known[theirs] is None and theirs in OPTIONAL):
             raise UserError(f"{source}: {theirs}: got {known[theirs]!r}, expected a number")
         values[ours] = known[theirs]
     return ModelConfig(**values)

@@ -12,7 +12,12 @@ from typing import Literal, get_args
 
 from dualm.config import ObjectiveConfig
 from dualm.errors import UserError
-from dualm.objectives.autoregressive import autoregressive, masked_input, prefix_autoregressive
+from dualm.objectives.autoregressive import (
+    autoregressive,
+    masked_input,
+    masked_input_regularization,
+    prefix_autoregressive,
+)
 from dualm.objectives.example import Objective
 from dualm.objectives.masked_diffusion import MaskedDiffusion
 from dualm.objectives.time import Density
@@ -39,6 +44,7 @@ class ObjectiveEntry:
     metric: str  # its mean loss is reported as train/<metric>
     weight: Callable[[ObjectiveConfig], float] = unweighted  # of its loss
     share: Callable[[ObjectiveConfig], float] | None = None  # of its half; None: what the others leave, if it is named
+    sequences: int = 1  # that it makes of a window, each read by the network
 
 
 OBJECTIVES = Registry(
@@ -47,6 +53,13 @@ OBJECTIVES = Registry(
         "autoregressive": ObjectiveEntry("ar", lambda config, time: autoregressive, "ar_loss", ar_weight),
         "masked_input": ObjectiveEntry(
             "ar", lambda config, time: masked_input(config.input_mask), "ar_loss", ar_weight
+        ),
+        "mir": ObjectiveEntry(
+            "ar",
+            lambda config, time: masked_input_regularization(config.mir_weight, *config.mir_rates),
+            "mir_loss",
+            ar_weight,
+            sequences=2,
         ),
         "prefix": ObjectiveEntry(
             "ar",

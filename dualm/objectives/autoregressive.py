@@ -16,6 +16,8 @@ from dualm.model.attention import Kind
 from dualm.objectives.example import Example, Objective
 from dualm.objectives.masked_diffusion import maskable
 
+MIR_SPARED = 8  # tokens at the front of a window that MIR never masks
+
 
 def autoregressive(window: Window, u: float, rng: np.random.Generator) -> Example:
     """Mean next-token cross-entropy over the window, causal."""
@@ -42,12 +44,31 @@ def masked_input(rate: float) -> Objective:
     """
 
     def objective(window: Window, u: float, rng: np.random.Generator) -> Example:
-        example = autoregressive(window, u, rng)
-        positions, noisy = maskable(window._replace(given=0)), example.inputs.copy()
-        noisy[positions[rng.random(len(positions)) < rate]] = MASK
-        return replace(example, inputs=noisy)
+        return with_masked_inputs(window, rate, rng)
 
     return objective
+
+
+def masked_input_regularization(weight: float, smallest: float, largest: float) -> Objective:
+    """The clean loss plus `weight` times that of `masked_input` on the same window, its rate uniform in [smallest, largest].
+
+    Source: Xu et al. 2026 (MIR, arXiv 2606.06888) and its code yixinw-lab/dc_pretrain (`--stage1-full-seq`,
+    `--stage1-mask-sampling uniform_ratio`), which never masks the first eight tokens.
+    """
+
+    def objective(window: Window, u: float, rng: np.random.Generator) -> Example:
+        noisy = with_masked_inputs(window, smallest + (largest - smallest) * u, rng, spared=MIR_SPARED)
+        return replace(autoregressive(window, u, rng), beside=noisy.scaled(weight))
+
+    return objective
+
+
+def with_masked_inputs(window: Window, rate: float, rng: np.random.Generator, spared: int = 0) -> Example:
+    """Next-token prediction with a share `rate` of the inputs masked, but for `<s>`, `<pad>` and the first `spared`."""
+    positions, noisy = maskable(window._replace(given=0)), window.inputs.copy()
+    masked = positions[rng.random(len(positions)) < rate]
+    noisy[masked[masked >= spared]] = MASK
+    return replace(next_token(window, first=window.given - 1), inputs=noisy)
 
 
 def next_token(window: Window, first: int, attention: Kind = "causal", prefix: int = 0) -> Example:

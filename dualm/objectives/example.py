@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,11 +15,12 @@ from dualm.model.attention import AttentionMask, Kind
 
 @dataclass(frozen=True)
 class Example:
-    """One training sequence.
+    """One training sequence of a window, or the first of several.
 
     `inputs`, `targets` and `weights` are `[length]`; the output at i is scored against `targets[i]` with
     `weights[i]`, and weight 0 means unsupervised. The weights of a sequence include its 1/N, so that the
-    weighted sum of cross-entropies is the loss of the window in nats per token.
+    weighted sum of cross-entropies is the loss of the window in nats per token. With another sequence of the same window
+    `beside` it, the loss of the window is the sum of both.
     """
 
     inputs: np.ndarray
@@ -29,6 +30,18 @@ class Example:
     prefix: int = 0  # positions that see each other both ways (kind prefix)
     documents: np.ndarray | None = None  # `[length]`, of each input; None: every `<s>` begins one
     rate: float = 0.0  # share of the maskable inputs that are masked
+    beside: Example | None = None
+
+    def scaled(self, factor: float) -> Example:
+        """The same with all weights times `factor`."""
+        beside = self.beside and self.beside.scaled(factor)
+        return replace(self, weights=self.weights * factor, beside=beside)
+
+    def sequences(self) -> Iterator[Example]:
+        """Itself and what stands beside it."""
+        yield self
+        if self.beside:
+            yield from self.beside.sequences()
 
 
 class Objective(Protocol):
@@ -41,8 +54,8 @@ class Objective(Protocol):
 class Batch:
     """Examples of one objective, as tensors: exactly the arguments of `Transformer.forward`.
 
-    `inputs` is `[batch, length]`; `outputs` `[n]` are the supervised ones in the flattened batch, with
-    their `targets` and `weights` `[n]`. `rates` `[batch]` are the examples' mask rates, on the host.
+    `inputs` is `[batch, length]`, a row a sequence; `outputs` `[n]` are the supervised ones in the flattened batch, with
+    their `targets` and `weights` `[n]`. `rates` `[batch]` are the rows' mask rates, on the host.
     """
 
     inputs: torch.Tensor
@@ -74,7 +87,12 @@ class Batch:
 
 
 def collate(examples: Sequence[Example], keep_in_document: bool = True) -> Batch:
-    """Stack examples of one objective; document ids are left out where no row has a border."""
+    """Stack the sequences of examples of one objective; document ids are left out where no row has a border.
+
+    Where examples hold several sequences, their weights are multiplied by how many, so that the mean over all rows of the
+    batch is the mean over its examples.
+    """
+    count, examples = len(examples), [sequence for example in examples for sequence in example.sequences()]
     inputs = np.stack([example.inputs for example in examples])
     targets, weights = (np.stack([getattr(example, name) for example in examples]) for name in ("targets", "weights"))
     given = [example.documents for example in examples]
@@ -92,6 +110,6 @@ def collate(examples: Sequence[Example], keep_in_document: bool = True) -> Batch
         attention=attention,
         outputs=torch.from_numpy(outputs),
         targets=torch.from_numpy(targets.reshape(-1)[outputs]),
-        weights=torch.from_numpy(weights.reshape(-1)[outputs].astype(np.float32)),
+        weights=torch.from_numpy((weights.reshape(-1)[outputs] * (len(examples) / count)).astype(np.float32)),
         rates=np.array([example.rate for example in examples]),
     )

@@ -14,18 +14,22 @@ w = 1/t and t ~ U(0, 1] its mean is the NELBO in nats per token (MDLM, eq. 10; S
 `mask_count: exact` masks k = ceil(N * t) positions with w = N/k. For uniform t, k is then uniform on
 1..N, as the any-order bound requires: NELBO/N = mean over k of E[mean cross-entropy | k masked].
 (Rounding N * t at random instead would draw k = 1 half as often again as it should, and k = N half as often.)
+
+The released code of dual language models (Samuel and Charpentier 2025, pretraining/dataset.py and run_pretraining.py) differs in five
+ways, each a key: it rounds L * t at random (`mask_count: rounded`), divides by all L inputs (`mean_over: window`), adds a floor to the
+rate in the weight (`rate_floor: 1e-4`), may mask position 0 (`mask_first`), and always supervises the last output (`supervise_last`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from dualm.config import ObjectiveConfig
-from dualm.data.tokenizer import MASK, PAD
+from dualm.data.tokenizer import BOS, MASK, PAD
 from dualm.data.windows import Window
 from dualm.objectives.example import Example
 from dualm.objectives.time import UNIFORM, Density
@@ -42,7 +46,9 @@ WEIGHTINGS: Registry[Callable[[float, float, float], float]] = Registry(
 )
 
 
-def exact(positions: np.ndarray, t: float, time: Density, rng: np.random.Generator) -> tuple[np.ndarray, float, float]:
+def exact(
+    positions: np.ndarray, t: float, time: Density, rng: np.random.Generator, length: int
+) -> tuple[np.ndarray, float, float]:
     """k = ceil(N * t) of N positions; the rate is k/N."""
     n = max(1, len(positions))
     count = max(1, math.ceil(t * n))
@@ -51,16 +57,32 @@ def exact(positions: np.ndarray, t: float, time: Density, rng: np.random.Generat
 
 
 def bernoulli(
-    positions: np.ndarray, t: float, time: Density, rng: np.random.Generator
+    positions: np.ndarray, t: float, time: Density, rng: np.random.Generator, length: int
 ) -> tuple[np.ndarray, float, float]:
     """Each position with probability t, as MDLM and SMDM do; the rate is t."""
     return positions[rng.random(len(positions)) < t], t, time.slope(t)
 
 
-MaskCount = Callable[[np.ndarray, float, Density, np.random.Generator], tuple[np.ndarray, float, float]]
+def rounded(
+    positions: np.ndarray, t: float, time: Density, rng: np.random.Generator, length: int
+) -> tuple[np.ndarray, float, float]:
+    """L * t rounded at random, at least 1, L the whole window; the rate is the share of L. More than are maskable: all, at rate 1."""
+    count = max(1, int(length * t + rng.random()))
+    rate = count / length if count <= len(positions) else 1.0
+    return rng.permutation(positions)[:count], rate, time.slope(rate)
 
-# By `objective.mask_count`: (maskable positions, t, its density, rng) -> masked positions, mask rate, dt/ds there.
-MASK_COUNTS: Registry[MaskCount] = Registry("objective.mask_count", {"exact": exact, "bernoulli": bernoulli})
+
+MaskCount = Callable[[np.ndarray, float, Density, np.random.Generator, int], tuple[np.ndarray, float, float]]
+
+# By `objective.mask_count`: (maskable positions, t, its density, rng, length of the window) -> masked positions, mask rate, dt/ds there.
+MASK_COUNTS: Registry[MaskCount] = Registry(
+    "objective.mask_count", {"exact": exact, "bernoulli": bernoulli, "rounded": rounded}
+)
+
+# By `objective.mean_over`: (maskable inputs, inputs but for `<pad>`) -> what the loss of a window is divided by.
+MEANS: Registry[Callable[[int, int], int]] = Registry(
+    "objective.mean_over", {"maskable": lambda maskable, length: maskable, "window": lambda maskable, length: length}
+)
 
 
 @dataclass(frozen=True)
@@ -70,29 +92,41 @@ class MaskedDiffusion:
     weighting: str = "elbo"
     shifted: bool = True  # False: the output at i predicts token i (plain MDM)
     hide_prompt: float = 0.0  # share of windows whose given tokens are hidden (Ho and Salimans 2022, section 3.2)
+    mean_over: str = "maskable"
+    rate_floor: float = 0.0  # f of the rate (1 - f) * rate + f that weights are made of
+    mask_first: bool = False  # position 0 may be masked; of shifted outputs none predicts it
+    supervise_last: bool = False  # the output at the last position always predicts the token after the inputs
 
     @classmethod
     def of(cls, config: ObjectiveConfig, time: Density) -> MaskedDiffusion:
-        return cls(time, config.mask_count, config.weighting, config.shifted, config.hide_prompt)
+        return cls(time, **{field.name: getattr(config, field.name) for field in fields(cls) if field.name != "time"})
 
     def __call__(self, window: Window, u: float, rng: np.random.Generator) -> Example:
         """Mask the inputs of the window at rate t(u), but for its prompt."""
-        positions = maskable(window)
-        masked, rate, slope = MASK_COUNTS[self.mask_count](positions, self.time.quantile(u), self.time, rng)
-        weight = WEIGHTINGS[self.weighting](rate, slope, self.time.mean)
-        example = mask_out(window.inputs, masked, weight / max(1, len(positions)), self.shifted)
+        positions = maskable(window, self.mask_first)
+        length = int(np.count_nonzero(window.inputs != PAD))
+        masked, rate, slope = MASK_COUNTS[self.mask_count](positions, self.time.quantile(u), self.time, rng, length)
+        floored = (1 - self.rate_floor) * rate + self.rate_floor
+        weight = WEIGHTINGS[self.weighting](floored, slope, self.time.mean)
+        weight /= max(1, MEANS[self.mean_over](len(positions), length))
+        example = mask_out(window.inputs, masked[masked > 0] if self.shifted else masked, weight, self.shifted)
+        if self.mask_first:
+            example.inputs[masked] = MASK
+        if self.supervise_last and window.documents[-1] == window.documents[-2] and window.tokens[-1] != PAD:
+            example.targets[-1], example.weights[-1] = window.tokens[-1], weight
         if self.hide_prompt and rng.random() < self.hide_prompt:
             example.inputs[1 : window.given] = MASK
         return replace(example, rate=rate, documents=window.documents[:-1])
 
 
-def maskable(window: Window) -> np.ndarray:
+def maskable(window: Window, first: bool = False) -> np.ndarray:
     """Positions of the inputs that may be masked: those with a token of their document before them, no prompt, no `<pad>`.
 
-    So the first position is never masked, and no `<s>`.
+    So the first position is never masked, and no `<s>`; with `first` position 0 may be, unless it is `<s>`.
     """
     documents = window.documents[:-1]
     allowed = (window.inputs != PAD) & (np.diff(documents, prepend=documents[:1] - 1) == 0)
+    allowed[0] = first and window.inputs[0] not in (PAD, BOS)
     allowed[: window.given] = False
     return np.flatnonzero(allowed)
 

@@ -127,5 +127,5 @@ def in_pieces(window: Window, length: int, u: float, rng: np.random.Generator, o
         tokens, pieces = np.pad(tokens, rest, constant_values=PAD), np.pad(pieces, rest, mode="edge")
         piece = Window(tokens, max(0, window.given - start), pieces)
         example = objective(piece, (u + number / len(starts)) % 1.0, rng)
-        examples.append(replace(example, weights=example.weights * share))
+        examples.append(example.scaled(share))
     return examples

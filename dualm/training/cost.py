@@ -14,7 +14,7 @@ from dualm.data import (
 from dualm.data.weighted import weighted_sources
 from dualm.model import size
 from dualm.model.precision import PRECISIONS
-from dualm.objectives import OBJECTIVES, Half
+from dualm.objectives import HALVES, OBJECTIVES, Half
 from dualm.plan.budget import Budget
 from dualm.plan.mixture import Mixture, alpha_schedule
 from dualm.registry import check_choices
@@ -33,7 +33,7 @@ class Cost:
     accumulation: int  # micro-batches per rank and step
     mean_alpha: float
     sequences: dict[str, int]  # by objective
-    flops: float  # of the whole training
+    flops: float  # of the whole training; an objective that reads a window twice counts twice
     memory: list[float]  # GiB per GPU at ZeRO stage 0, 1, 2, 3
 
     @property
@@ -68,14 +68,16 @@ def cost(recipe: Recipe, gpus: int) -> Cost:
     tokens = budget.sequences * budget.context
     per_step = recipe.train.global_batch // recipe.train.micro_batch
     mixture, micros = Mixture.of(alpha, per_step, recipe.objective), budget.steps * per_step
+    counts = mixture.counts(micros)
+    read = sum(OBJECTIVES[name].sequences * count for name, count in counts.items()) / sum(counts.values())
     return Cost(
         parameters=size.parameter_count(recipe.model),
         parameters_without_embedding=size.parameter_count(recipe.model, embedding=False),
         budget=budget,
         accumulation=accumulation_steps(recipe, gpus),
         mean_alpha=float(alpha.mean()),
-        sequences={name: count * recipe.train.micro_batch for name, count in mixture.counts(micros).items()},
-        flops=float(tokens) * size.flops_per_token(recipe.model, budget.context),
+        sequences={name: count * recipe.train.micro_batch for name, count in counts.items()},
+        flops=read * tokens * size.flops_per_token(recipe.model, budget.context),
         memory=[memory(recipe, gpus, stage) / GIB for stage in range(4)],
     )
 
@@ -93,5 +95,6 @@ def memory(recipe: Recipe, gpus: int, stage: int) -> float:
     weights, gradients = (4 + 4 * (recipe.optimizer.ema > 0)) * total / parts[0], 4 * total / parts[1]
     optimizer = (state + (4 * total if stage else 0)) / parts[2]
     dtype = PRECISIONS[recipe.train.precision]
-    activations = size.activation_bytes(recipe.model, recipe.train.micro_batch, recipe.model.context, dtype)
+    rows = recipe.train.micro_batch * max(OBJECTIVES[getattr(recipe.objective, half)].sequences for half in HALVES)
+    activations = size.activation_bytes(recipe.model, rows, recipe.model.context, dtype)
     return weights + gradients + optimizer + activations

@@ -40,10 +40,10 @@ def clip_by_norm(parameters: Iterable[torch.Tensor], norm: torch.Tensor, limit: 
 
 
 def decay_groups(named: NamedParameters, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Matrices decay, gains don't (Loshchilov & Hutter 2019, decoupled weight decay)."""
+    """Matrices decay (Loshchilov & Hutter 2019, decoupled weight decay); gains and biases if asked to."""
     split: dict[bool, list[nn.Parameter]] = defaultdict(list)
     for _, parameter in named:
-        split[parameter.ndim >= 2].append(parameter)
+        split[parameter.ndim >= 2 or config.decay_gains].append(parameter)
     common = {"lr": config.lr, "lr_scale": 1.0}
     return [
         {"params": parameters, "decays": decays, "weight_decay": config.weight_decay * decays, **common}
@@ -100,11 +100,12 @@ def update_scale(rows: int, columns: int) -> float:
 
 
 def is_hidden_matrix(name: str, ndim: int) -> bool:
-    return "layers." in name and ndim == 2
+    """Whether it maps hidden states to hidden states: the matrices of the blocks, and of a head of two the first."""
+    return ndim == 2 and ("layers." in name or name.endswith("lm_head.dense.weight"))
 
 
 def muon_groups(named: NamedParameters, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """One group per shape of hidden matrix; embedding, head and gains go to AdamW.
+    """One group per shape of hidden matrix; embedding, the rows of the vocabulary in the head, gains and biases go to AdamW.
 
     DeepSpeed's Muon multiplies the orthogonal update by sqrt(max(1, rows/columns)); `lr_scale` replaces that
     factor by `update_scale`, and the decay is divided by it, so that lr * decay means what it means in AdamW.

@@ -1,7 +1,10 @@
 """Tokenizers: one layout of ids, text that comes back as it was, and foreign ones relabelled into the layout."""
 
 import json
+import re
+import unicodedata
 
+import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given
@@ -12,14 +15,17 @@ from dualm.data.tokenizer import (
     BOS,
     EOS,
     MASK,
+    PAD,
     PIECE,
     RESERVED,
     RESERVED_TOKENS,
+    SPLITS,
     UNK,
     Tokenizer,
     build,
     byte_tokenizer,
     from_file,
+    own_reserved,
     pieces,
     relabel,
     train_bpe,
@@ -60,6 +66,43 @@ def test_bpe_merges_is_deterministic_and_as_large_as_asked():
     assert train_bpe(TEXTS, 339).hash != BPE.hash
     with pytest.raises(UserError, match=r"model.vocab: got 271, expected at least 272"):
         train_bpe(TEXTS, 271)
+
+
+DIGITS = train_bpe(TEXTS, 300, "digits")
+
+
+@given(text=st.text(st.characters(codec="utf-8") | st.sampled_from("  \n\n01aé\u0301")))
+def test_the_digits_split_returns_the_text_in_nfc_without_spaces_before_line_breaks(text):
+    (ids,) = DIGITS.encode([text])
+    composed = unicodedata.normalize("NFC", f" {text}")[1:] if text else ""
+    assert DIGITS.decode(ids) == re.sub(" *\n", "\n", composed)
+
+
+def test_the_digits_split_cuts_every_digit_and_gives_words_one_token_anywhere():
+    def cut(text):
+        return [DIGITS.decode([id]) for id in DIGITS.encode([text])[0]]
+
+    assert DIGITS.vocab == 300
+    assert cut("no. 2026")[-4:] == ["2", "0", "2", "6"]
+    texts = [line for line in ("1234 12", "x1 2y", "Ⅻ½") for line in (line, f"\n{line}")]
+    for text in texts * 3:
+        trained = train_bpe([text * 40], 300, "digits")
+        pieces = [trained.decode([id]) for id in trained.encode([text])[0]]
+        assert all(sum(unicodedata.category(letter)[0] == "N" for letter in piece) <= 1 for piece in pieces)
+    first, inside, line = DIGITS.encode(["jumps", "fox jumps", "fox\njumps"])
+    assert inside.tolist()[-len(first) :] == line.tolist()[-len(first) :] == first.tolist()
+
+
+def test_the_digits_split_encodes_a_text_in_pieces_as_in_one():
+    text = "a line of it;  \n  next, no. 12\n" * (3 * PIECE // 30)
+    parts = list(pieces(text))
+    assert len(parts) > 2
+    assert np.concatenate(DIGITS.encode(parts)).tolist() == DIGITS.encode([text])[0].tolist()
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(UserError, match=r"data\.tokenizer_split: got 'digit', expected gpt2 or digits"):
+        build("bpe", TEXTS, 300, "digit")
 
 
 def test_chars_knows_its_own_characters_only():
@@ -158,6 +201,45 @@ def test_relabelled_tokenizer_is_a_tokenizer_json_of_our_layout(tmp_path):
     assert json.loads(definition)["post_processor"] is None
     Tokenizer(definition).save(tmp_path / "tokenizer.json")
     assert from_file(tmp_path / "tokenizer.json").hash == Tokenizer(definition).hash
+
+
+RELEASED = ["<unk>", "<s>", "</s>", "<pad>", "<mask>", *(f"<special_{i}>" for i in range(11))]  # of dual-lm-470m
+BY_ID = [3, 1, 2, 4, 0, *range(5, 16)]
+
+
+def foreign_with_reserved_ids(kind, specials=RELEASED):
+    if kind == "bpe":
+        tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", ignore_merges=True))
+        SPLITS["digits"](tokenizer)
+        return trained(tokenizer, trainers.BpeTrainer(vocab_size=320, special_tokens=specials, show_progress=False))
+    tokenizer = tokenizers.Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=100, special_tokens=specials, unk_token="<unk>", show_progress=False)
+    return trained(tokenizer, trainer)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_tokenizer_with_reserved_ids_of_its_own_needs_no_more(tmp_path, kind):
+    foreign = foreign_with_reserved_ids(kind)
+    foreign.save(str(tmp_path / "tokenizer.json"))
+    ours = from_file(tmp_path)
+    assert own_reserved(foreign) == BY_ID
+    assert ours.vocab == foreign.get_vocab_size()
+    for text in [*TEXTS, "unknown: ☃ and Ω"]:
+        original = foreign.encode(text, add_special_tokens=False).ids
+        (ids,) = ours.encode([text])
+        assert ids.tolist() == [BY_ID.index(id) if id < RESERVED else id for id in original]
+        assert ours.decode(ids) == foreign.decode(original)
+    assert not {PAD, BOS, EOS, MASK} & set(ours.encode([LITERAL])[0].tolist())
+    shown = ours.decode([PAD, BOS, EOS, MASK, UNK, 5], show_specials=True)
+    assert shown.replace(" ", "") == "<pad><s></s><mask><unk><special_0>"
+
+
+@pytest.mark.parametrize("missing", ["<mask>", "<special_10>"])
+def test_reserved_ids_that_lack_one_are_not_ours(missing):
+    foreign = foreign_with_reserved_ids("bpe", [name for name in RELEASED if name != missing])
+    assert own_reserved(foreign) is None
+    assert Tokenizer(relabel(foreign)).vocab == foreign.get_vocab_size() + RESERVED
 
 
 def test_a_bad_path_or_file_is_named(tmp_path):

@@ -105,7 +105,7 @@ def test_an_objective_trains_and_resumes(
             assert before[metric] == after[metric]  # to the last bit
 
     added("objective")
-    expected = "objective.ar: got 'replaced', expected autoregressive or masked_input or replaced_input"
+    expected = "objective.ar: got 'replaced', expected autoregressive or masked_input or mir or replaced_input"
     assert expected in refusal(tiny, "objective.ar=replaced", capsys)
 
 
@@ -188,8 +188,8 @@ def test_a_mask_count_hides_a_span(
         hidden += masked
     assert hidden[0] == 0
     assert hidden[1:] / 500 == pytest.approx(0.53, abs=0.08)  # every position the same: the mean of ceil(15 t) / 15
-    assert MASK_COUNTS["span"](np.array([], dtype=int), 0.5, UNIFORM, np.random.default_rng(0))[0].size == 0
-    assert "exact or bernoulli or span" in refusal(tiny, "objective.mask_count=x", capsys)
+    assert MASK_COUNTS["span"](np.array([], dtype=int), 0.5, UNIFORM, np.random.default_rng(0), 16)[0].size == 0
+    assert "exact or bernoulli or rounded or span" in refusal(tiny, "objective.mask_count=x", capsys)
 
 
 def test_an_optimizer_is_the_same_at_every_stage(

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -274,14 +275,15 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert export(folder, tmp_path / "e") == tmp_path / "e"  # an empty folder may be filled
 
 
-def test_time_conditioning_is_read_but_not_exported(tmp_path: Path) -> None:
-    made = model(replace(LLAMA, time_conditioning=8))
+@pytest.mark.parametrize(("key", "value", "plain"), [("time_conditioning", 8, 0), ("head", "mlp", "linear")])
+def test_what_is_no_llama_is_read_but_not_exported(tmp_path: Path, key: str, value: Any, plain: Any) -> None:
+    made = model(replace(LLAMA, **{key: value}))
     folder = checkpoint(tmp_path / "checkpoint", made, byte_tokenizer())
     loaded = dualm.load(folder, device="cpu")
     inputs = torch.full((1, 4), MASK)
     assert torch.equal(ours(loaded.model, inputs, "bidirectional"), ours(made, inputs, "bidirectional"))
     with pytest.raises(
-        UserError, match=r"checkpoint: model\.time_conditioning: got 8, expected 0: transformers has no"
+        UserError, match=rf"checkpoint: model\.{key}: got {value}, expected {plain}: transformers has no"
     ):
         export(folder, tmp_path / "exported")
     assert not (tmp_path / "exported").exists()

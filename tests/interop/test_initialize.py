@@ -129,16 +129,37 @@ def test_a_checkpoint_in_our_layout_is_copied(tmp_path: Path) -> None:
     check_sizes(OURS)  # nothing to check
 
 
-def test_time_conditioning_is_refused(tmp_path: Path) -> None:
-    conditioned = replace(OURS, vocab=272, time_conditioning=8)
-    for folder, made in (("conditioned", conditioned), ("plain", replace(conditioned, time_conditioning=0))):
+def test_reserved_rows_in_another_order_change_places(tmp_path: Path) -> None:
+    names = ["<unk>", "<s>", "</s>", "<pad>", "<mask>", *(f"<special_{i}>" for i in range(11))]
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({name: id for id, name in enumerate([*names, "sea", "old"])}, unk_token="<unk>")
+    )
+    words.add_special_tokens(names)
+    words.save(str(tmp_path / "tokenizer.json"))
+    torch.manual_seed(0)
+    made = Transformer(replace(OURS, vocab=18))
+    weights.save(tmp_path, made.state_dict(), made.config)
+    start = replace(OURS, vocab=20, init_from=str(tmp_path))
+    check_start(start, from_file(tmp_path))
+    state = initial_weights(start)
+    for name in (weights.EMBEDDING, weights.HEAD):
+        old = made.state_dict()[name]
+        torch.testing.assert_close(state[name][:18], old[[3, 1, 2, 4, 0, *range(5, 18)]], rtol=0, atol=0)
+        torch.testing.assert_close(state[name][19], old.mean(0))
+    assert state["model.norm.weight"].shape == (OURS.hidden,)
+
+
+@pytest.mark.parametrize(("key", "value", "plain"), [("time_conditioning", 8, 0), ("head", "mlp", "linear")])
+def test_what_is_no_llama_is_refused(tmp_path: Path, key: str, value: Any, plain: Any) -> None:
+    other = replace(OURS, vocab=272, **{key: value})
+    for folder, made in (("other", other), ("plain", replace(other, **{key: plain}))):
         weights.save(tmp_path / folder, Transformer(made).state_dict(), made)
         byte_tokenizer().save(tmp_path / folder / "tokenizer.json")
-    only = "got 8, expected 0: training starts from plain Llamas only$"
-    with pytest.raises(UserError, match=rf"^model\.time_conditioning: {only}"):
-        check_sizes(replace(conditioned, init_from=str(tmp_path / "plain")))
-    with pytest.raises(UserError, match=rf"^model\.init_from: .*/conditioned: time_conditioning: {only}"):
-        check_sizes(replace(conditioned, time_conditioning=0, init_from=str(tmp_path / "conditioned")))
+    only = f"got {value}, expected {plain}: training starts from plain Llamas only$"
+    with pytest.raises(UserError, match=rf"^model\.{key}: {only}"):
+        check_sizes(replace(other, init_from=str(tmp_path / "plain")))
+    with pytest.raises(UserError, match=rf"^model\.init_from: .*/other: {key}: {only}"):
+        check_sizes(replace(other, **{key: plain}, init_from=str(tmp_path / "other")))
 
 
 # ---------------------------------------------------------------- training

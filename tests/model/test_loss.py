@@ -20,19 +20,22 @@ def example() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return hidden, weight, targets, torch.rand(ROWS, generator=generator) * 10
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("excluded", [None, 3])
 @pytest.mark.parametrize("chunk_elements", [1, 7 * VOCAB, None])
-def test_equals_naive_cross_entropy(excluded: int | None, chunk_elements: int | None) -> None:
+def test_equals_naive_cross_entropy(excluded: int | None, chunk_elements: int | None, biased: bool) -> None:
     hidden, weight, targets, weights = example()
-    logits = hidden @ weight.T
+    bias = torch.linspace(-3, 3, VOCAB).requires_grad_() if biased else None
+    logits = hidden @ weight.T + (0 if bias is None else bias)
     if excluded is not None:
         logits = logits.index_fill(-1, torch.tensor([excluded]), float("-inf"))
-    nll, log_z = linear_cross_entropy(hidden, weight, targets, excluded, chunk_elements)
+    nll, log_z = linear_cross_entropy(hidden, weight, targets, excluded, chunk_elements, bias)
     naive_nll, naive_z = F.cross_entropy(logits, targets, reduction="none"), logits.logsumexp(-1)
     torch.testing.assert_close((nll, log_z), (naive_nll, naive_z))
 
     loss, naive = ((weights * n).sum() + 0.1 * (weights * z**2).sum() for n, z in ((nll, log_z), (naive_nll, naive_z)))
-    got, want = (torch.autograd.grad(value, (hidden, weight), retain_graph=True) for value in (loss, naive))
+    leaves = (hidden, weight) if bias is None else (hidden, weight, bias)
+    got, want = (torch.autograd.grad(value, leaves, retain_graph=True) for value in (loss, naive))
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 

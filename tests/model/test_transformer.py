@@ -16,6 +16,7 @@ from dualm.data.tokenizer import MASK
 from dualm.errors import UserError
 from dualm.model import AttentionMask, Transformer, loss, size
 from dualm.model.attention import Kind
+from dualm.model.head import HEADS
 from dualm.model.transformer import rotary, rotate
 
 TINY = ModelConfig(layers=2, hidden=32, heads=4, kv_heads=2, ffn=48, context=24, vocab=61, qk_norm=True)
@@ -49,9 +50,10 @@ def gradients(model: Transformer, value: Tensor) -> dict[str, Tensor]:
     return dict(zip(names, torch.autograd.grad(value, parameters), strict=True))
 
 
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("kind", ["causal", "bidirectional"])
-def test_losses_equal_the_naive_computation(kind: Kind) -> None:
-    model, inputs, (rows, targets, weights) = build(), tokens(), supervision(31)
+def test_losses_equal_the_naive_computation(kind: Kind, head: str) -> None:
+    model, inputs, (rows, targets, weights) = build(replace(TINY, head=head)), tokens(), supervision(31)
     attention = AttentionMask(kind)
     losses = model(inputs, attention, rows, targets, weights)
 
@@ -66,8 +68,19 @@ def test_losses_equal_the_naive_computation(kind: Kind) -> None:
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_every_parameter_gets_a_gradient() -> None:
-    model = build()
+def test_the_head_of_two_matrices() -> None:
+    model, inputs = build(replace(TINY, head="mlp")), tokens()
+    head = dict(model.lm_head.named_parameters())
+    head["bias"].data.uniform_(-1, 1)
+    x = model.model.norm(torch.randn(5, TINY.hidden))
+    tanh = torch.tanh((2 / torch.pi) ** 0.5 * ((p := x @ head["dense.weight"].T) + 0.044715 * p**3))
+    torch.testing.assert_close(model.lm_head(x), (0.5 * p * (1 + tanh)) @ head["weight"].T + head["bias"])
+    assert model.logits(inputs, CAUSAL).shape == (BATCH, LENGTH, TINY.vocab)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_parameter_gets_a_gradient(head: str) -> None:
+    model = build(replace(TINY, head=head))
     got = gradients(model, model(tokens(), CAUSAL, *supervision(50)).nll.sum())
     assert all(gradient.abs().sum() > 0 for gradient in got.values())
 
@@ -178,8 +191,35 @@ def test_initial_weights_follow_the_seed_and_the_paper() -> None:
             assert tensor.std() == pytest.approx(0.88 * std, rel=0.1)  # of a normal cut at two deviations
 
 
+def test_initial_weights_of_the_released_code() -> None:
+    """Embedding and head sqrt(2 / (h + V)), gate and value times sqrt(1 / 2i), biases zero."""
+    config = replace(TINY, layers=3, hidden=64, vocab=2000, head="mlp", init="small_by_depth")
+    torch.manual_seed(7)
+    state = Transformer(config).state_dict()
+    small, vocabulary = (2 / (5 * 64)) ** 0.5, (2 / (64 + 2000)) ** 0.5
+    expected = {"lm_head.weight": vocabulary, "model.embed_tokens.weight": vocabulary, "lm_head.dense.weight": small}
+    for i in range(3):
+        expected |= {f"model.layers.{i}.self_attn.{name}_proj.weight": small for name in "qkv"}
+        expected |= {f"model.layers.{i}.mlp.{name}_proj.weight": small / (2 * i + 2) ** 0.5 for name in ("gate", "up")}
+    for name, std in expected.items():
+        assert state[name].abs().max() <= 2 * std
+        assert state[name].std() == pytest.approx(0.88 * std, rel=0.05), name
+    zero = [name for name, tensor in state.items() if tensor.eq(0).all()]
+    assert sorted(set(zero)) == sorted(
+        name for name in state if name.endswith(("o_proj.weight", "down_proj.weight", "bias"))
+    )
+    assert all(tensor.eq(1).all() for name, tensor in state.items() if name.endswith("norm.weight"))
+
+
 @pytest.mark.parametrize(
-    "config", [TINY, replace(TINY, qk_norm=False, kv_heads=None), ModelConfig(), replace(TINY, time_conditioning=8)]
+    "config",
+    [
+        TINY,
+        replace(TINY, qk_norm=False, kv_heads=None),
+        ModelConfig(),
+        replace(TINY, time_conditioning=8),
+        replace(TINY, head="mlp"),
+    ],
 )
 def test_static_sizes_equal_the_real_ones(config: ModelConfig) -> None:
     model = Transformer(config)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from dualm.config import OptimizerConfig
-from dualm.training.optimizers import adamw
+from dualm.training.optimizers import adamw, muon
 from tests.conftest import Tiny
 
 
@@ -50,3 +51,15 @@ def test_gains_do_not_decay() -> None:
     optimizer.step()
     assert matrix.detach().unique().tolist() == pytest.approx([0.95])
     assert gain.detach().unique().tolist() == [1.0]
+
+
+@pytest.mark.parametrize("build", [adamw, muon])
+def test_gains_and_biases_decay_if_asked_to(build: Callable[..., torch.optim.Optimizer]) -> None:
+    matrix, gain, bias = (torch.nn.Parameter(torch.ones(shape)) for shape in ((3, 2), (3,), (2,)))
+    config = OptimizerConfig(lr=0.1, weight_decay=0.5, decay_gains=True)
+    optimizer = build([("lm_head.weight", matrix), ("norm", gain), ("lm_head.bias", bias)], config, 0)
+    for parameter in (matrix, gain, bias):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for parameter in (matrix, gain, bias):
+        assert parameter.detach().unique().tolist() == pytest.approx([0.95])

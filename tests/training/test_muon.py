@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dualm.config import ModelConfig
+from dualm.model import size
 from dualm.training.optimizers import is_hidden_matrix, update_scale
 from tests.conftest import Tiny
 
@@ -28,6 +30,13 @@ def test_the_update_is_orthogonal(tiny: Tiny, stage: int, world: int) -> None:
         # Five Newton-Schulz steps flatten the spectrum to about 1; what the gradient hardly has stays small.
         assert singular.max() < 1.3, name
         assert singular[: len(singular) // 4].min() > 0.7, name
+
+
+def test_the_heads_inner_matrix_is_a_hidden_one() -> None:
+    matrices = [name for name, shape in size.shapes(ModelConfig(layers=1, head="mlp")).items() if len(shape) == 2]
+    adamw = {name for name in matrices if not is_hidden_matrix(name, 2)}
+    assert adamw == {"model.embed_tokens.weight", "lm_head.weight"}
+    assert "lm_head.dense.weight" in matrices
 
 
 def test_the_update_has_the_size_of_an_adam_step() -> None:
