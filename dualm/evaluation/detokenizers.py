@@ -71,4 +71,4 @@ LM1B: Rules = (
     (r"([$£]) ", r"\1"),
 )
 PAPERS: Rules = (*WIKITEXT, *LM1B)
-LAMBADA: Rules = (("[“”]", '"'), (r"\A\s*", "\n"), (r"\s+\Z", ""))
+LAMBADA: Rules = (("[“”]", '"'), (r"\s+\Z", ""), (r"\A\s*", "\n"))

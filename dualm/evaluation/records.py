@@ -98,6 +98,8 @@ def yes_or_no(record: Record) -> Document:
 
 def exam_passage(record: Record) -> Document:
     """RACE. In lm-eval's own data a record has all questions of an article; the last one is asked, the others are answered."""
+    if "query" in record:
+        return _query(record)
     if "problems" not in record:  # one question a record
         asked, context = record, f"Article: {record['article']}\n\n{record['question']}"
     else:

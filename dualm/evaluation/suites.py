@@ -104,6 +104,14 @@ SUITES = Registry(
 )
 
 
+def of_benchmarks(name: str) -> Suite:
+    """The suite `name`. Raises UserError if there is none, or it reads data sets."""
+    suite, known = SUITES.choose(name), [one for one, each in SUITES.items() if each.length is None]
+    if name not in known:
+        raise UserError(f"--suite: got {name!r}, which is perplexities, expected {' or '.join(known)}")
+    return suite
+
+
 def add_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--suite", metavar="NAME", help=f"all that a paper measured, from --data DIR: {', '.join(SUITES)}"
