@@ -23,7 +23,7 @@ from dualm.data.tokenizer import BOS, EOS
 from dualm.errors import UserError
 from dualm.evaluation import detokenizers, perplexity
 from dualm.evaluation.detokenizers import Rules, detokenized
-from dualm.evaluation.documents import JSON_LINES, given_folder, in_words, only_file, patterns
+from dualm.evaluation.documents import JSON_LINES, TEST, VALIDATION, given_folder, in_words, only_file, patterns
 from dualm.evaluation.kind import Kind, check_at_least, label, names, scorings
 from dualm.evaluation.perplexity import TextResult
 from dualm.evaluation.records import Record
@@ -72,11 +72,11 @@ class Corpus:
 
 
 def _val(*stems: str) -> tuple[str, ...]:
-    return patterns(*stems, split="val", kinds=BOTH)
+    return patterns(*stems, split=VALIDATION, kinds=BOTH)
 
 
 def _test(*stems: str) -> tuple[str, ...]:
-    return patterns(*stems, split="test", kinds=BOTH)
+    return patterns(*stems, split=TEST, kinds=BOTH)
 
 
 CORPORA = Registry(

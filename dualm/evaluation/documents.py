@@ -133,9 +133,13 @@ def refuse_several(data: Path, found: Iterable[Path]) -> None:
         raise UserError(f"{data}: several match, expected one (give a narrower folder): {listed}")
 
 
-def patterns(*stems: str, split: str, kinds: tuple[str, ...] = (JSON_LINES,)) -> tuple[str, ...]:
+VALIDATION, TEST = ("valid", "val"), ("test",)  # in names of files
+
+
+def patterns(*stems: str, split: tuple[str, ...], kinds: tuple[str, ...] = (JSON_LINES,)) -> tuple[str, ...]:
     """The names of a file whose name begins with one of `stems`: those with the name of the split first."""
-    return tuple(f"{stem}*{part}{kind}" for part in (f"{split}*", "") for stem in stems for kind in kinds)
+    parts = (*(f"*{name}*" for name in split), "*")
+    return tuple(f"{stem}{part}{kind}" for part in parts for stem in stems for kind in kinds)
 
 
 BENCHMARKS = Registry(
@@ -145,25 +149,25 @@ BENCHMARKS = Registry(
         "lambada": Benchmark(records.last_word, "acc", ("lambada_openai*.jsonl", "lambada*.jsonl")),
         "lambada_standard": Benchmark(records.last_word, "acc", ("lambada_standard*.jsonl",)),
         "hellaswag": Benchmark(
-            records.ending, "acc_norm", patterns("hellaswag", split="val", kinds=(JSON_LINES, ".txt"))
+            records.ending, "acc_norm", patterns("hellaswag", split=VALIDATION, kinds=(JSON_LINES, ".txt"))
         ),
-        "arc_easy": Benchmark(records.science_question, "acc", patterns("arc_easy", "arc-easy", split="test")),
+        "arc_easy": Benchmark(records.science_question, "acc", patterns("arc_easy", "arc-easy", split=TEST)),
         "arc_challenge": Benchmark(
-            records.science_question, "acc_norm", patterns("arc_challenge", "arc-challenge", split="test")
+            records.science_question, "acc_norm", patterns("arc_challenge", "arc-challenge", split=TEST)
         ),
-        "piqa": Benchmark(records.goal, "acc_norm", patterns("piqa", split="val")),
+        "piqa": Benchmark(records.goal, "acc_norm", patterns("piqa", split=VALIDATION)),
         "openbookqa": Benchmark(
-            records.science_statement, "acc_norm", patterns("openbookqa", "openbook_qa", split="test")
+            records.science_statement, "acc_norm", patterns("openbookqa", "openbook_qa", split=TEST)
         ),
         "commonsense_qa": Benchmark(
-            records.common_sense, "acc", patterns("commonsense_qa", "commonsenseqa", split="val")
+            records.common_sense, "acc", patterns("commonsense_qa", "commonsenseqa", split=VALIDATION)
         ),
-        "mmlu": Benchmark(records.exam_question, "acc", patterns("mmlu", split="test")),
+        "mmlu": Benchmark(records.exam_question, "acc", patterns("mmlu", split=TEST)),
         "social_iqa": Benchmark(
-            records.social_situation, "acc", patterns("social_i_qa", "social_iqa", "siqa", split="val")
+            records.social_situation, "acc", patterns("social_i_qa", "social_iqa", "siqa", split=VALIDATION)
         ),
-        "boolq": Benchmark(records.yes_or_no, "acc", patterns("boolq", split="val")),
-        "race": Benchmark(records.exam_passage, "acc", patterns("race", split="test")),
+        "boolq": Benchmark(records.yes_or_no, "acc", patterns("boolq", split=VALIDATION)),
+        "race": Benchmark(records.exam_passage, "acc", patterns("race", split=TEST)),
     },
 )
 
