@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="keys of every point's recipe; run.dir=DIR sets the folder of the sweep",
+        help="keys of every point's recipe; run.dir=DIR sets the folder of the sweep, tasks.data=DIR that of its benchmarks",
     )
     parser.add_argument("--only", metavar="PATTERN", help="train only the points with matching names, such as 'R128-*'")
     parser.add_argument("--dry-run", action="store_true", help="list the points and their cost, train nothing")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from dualm.evaluation import averages
 from dualm.evaluation.documents import normalised
 from dualm.evaluation.kind import Kind, check_at_least, label, names, scorings
-from dualm.evaluation.tables import grouped, result_table, shown
+from dualm.evaluation.tables import grouped, reading_label, result_table, shown
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -29,8 +30,7 @@ DEFAULT_MODES = ("ar", "prefix", "pll", "mc")
 class Benchmarks:
     """Which benchmarks are scored, and how. Raises UserError for a limit below 1."""
 
-    names: tuple[str, ...]
-    scorings: tuple[Scoring, ...]
+    readings: tuple[tuple[str, tuple[Scoring, ...]], ...]  # each benchmark with the ways to read it
     data: Path | None = None  # the folder with the files of local benchmarks, at any depth
     limit: int | None = None  # documents of each benchmark or subtask
     batch: int = field(default=8, compare=False)
@@ -39,14 +39,28 @@ class Benchmarks:
         check_at_least(1, "--limit", self.limit)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.readings)
+
+    @property
+    def scorings(self) -> tuple[Scoring, ...]:
+        """Every way to read one of the benchmarks, each once."""
+        return tuple(dict.fromkeys(scoring for _, scorings in self.readings for scoring in scorings))
+
+    @property
     def label(self) -> tuple[str, ...]:
-        return label(self.names, [scoring.mode for scoring in self.scorings], limit=self.limit)
+        return label(self.names, tuple(dict.fromkeys(one.mode for one in self.scorings)), limit=self.limit)
+
+
+def each_read(names: Sequence[str], scorings: tuple[Scoring, ...]) -> tuple[tuple[str, tuple[Scoring, ...]], ...]:
+    """The `readings` of benchmarks that are all read in the same ways."""
+    return tuple((name, scorings) for name in names)
 
 
 @dataclass(frozen=True)
 class BenchmarkResult:
     task: str  # the name of the benchmark, or of its subtask
-    mode: str
+    scoring: Scoring
     metric: str
     score: float
     standard_error: float  # over documents; nan where there is only one
@@ -54,6 +68,13 @@ class BenchmarkResult:
     documents: int
     seconds: float = math.nan  # of the whole benchmark; its subtasks are read together
     subtasks: tuple[BenchmarkResult, ...] = ()
+    each: tuple[float, ...] = field(
+        default=(), repr=False
+    )  # the metric of each document, in their order; () with subtasks
+
+    @property
+    def mode(self) -> str:
+        return self.scoring.mode
 
     @property
     def normalised(self) -> float | None:
@@ -72,8 +93,8 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def settings(arguments: argparse.Namespace) -> Benchmarks:
-    asked = scorings(arguments, DEFAULT_MODES)
-    return Benchmarks(arguments.tasks, asked, arguments.data, arguments.limit, arguments.batch)
+    asked = each_read(arguments.tasks, scorings(arguments, DEFAULT_MODES))
+    return Benchmarks(asked, arguments.data, arguments.limit, arguments.batch)
 
 
 def read(what: Benchmarks) -> dict[str, dict[str, Task]]:
@@ -89,16 +110,21 @@ def run(
     from dualm.evaluation.harness import evaluate_benchmark
     from dualm.evaluation.lm_eval import DualLM
 
-    for name, parts in tasks.items():
-        for scoring in what.scorings:
+    for name, ways in what.readings:
+        for scoring in ways:
             say(f"{name}, mode {scoring.mode}")
-            yield evaluate_benchmark(DualLM(model, scoring, what.batch), name, parts, what.limit)
+            yield evaluate_benchmark(DualLM(model, scoring, what.batch), name, tasks[name], what.limit)
+
+
+# ---------------------------------------------------------------- what is written and shown
 
 
 def row(result: BenchmarkResult) -> dict[str, Any]:
     """Scores, errors and chance as fractions, `normalised` from 0 to 100."""
-    subtasks = [row(part) for part in result.subtasks]
-    return asdict(result) | {"normalised": result.normalised, "subtasks": subtasks}
+    values = {field.name: getattr(result, field.name) for field in fields(result)}
+    nested = {"scoring": asdict(values.pop("scoring")), "subtasks": [row(part) for part in values.pop("subtasks")]}
+    del values["each"]
+    return {"task": values.pop("task"), "mode": result.mode, **values, "normalised": result.normalised, **nested}
 
 
 def table(results: Sequence[BenchmarkResult], title: str, what: Benchmarks) -> RenderableType:
@@ -109,7 +135,7 @@ def table(results: Sequence[BenchmarkResult], title: str, what: Benchmarks) -> R
             scale = 1 if result.chance is None else 100
             made.add_row(
                 name,
-                result.mode,
+                reading_label(result.scoring),
                 result.metric,
                 f"{result.score * scale:.1f} ± {shown(result.standard_error * scale, 1):>3}",
                 shown(result.chance, 1, 100),
@@ -120,7 +146,7 @@ def table(results: Sequence[BenchmarkResult], title: str, what: Benchmarks) -> R
         made.add_section()
     means = dict.fromkeys(result.task for result in results if result.subtasks)
     notes = ["norm.: 0 at chance, 100 at perfection.", *(f"{name}: mean over its subtasks." for name in means)]
-    return Group(made, Text(" ".join(notes), "dim"))
+    return Group(made, Text(" ".join(notes), "dim"), *averages.tables(results, what))
 
 
-KIND = Kind(add_arguments, settings, read, run, row, table)
+KIND = Kind(add_arguments, settings, read, run, row, table, averages.summary)

@@ -1,33 +1,23 @@
-"""The documents of benchmarks, read from local files: how files are found, how records are parsed, how they are scored.
+"""The documents of benchmarks, read from local files: which files, how their records are parsed, how they are scored.
 
-A document is a context, its possible continuations and the index of the right one. lm-eval does everything after that:
-see `dualm.evaluation.harness`. A new benchmark is an entry of BENCHMARKS.
-
-Prompts and metrics are those of lm-eval's tasks of the same names, with two differences. BLiMP's sentences begin a
-document as in training, without the space that lm-eval puts first. The continuation of a HellaSwag context keeps its
-lower-case first letter, since the text form of the data set does not say where it begins.
+lm-eval does everything after that: see `dualm.evaluation.harness`. A new benchmark is an entry of BENCHMARKS and, unless
+its records look like another's, a function in `dualm.evaluation.records`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, TypedDict
 
 from dualm.errors import UserError
+from dualm.evaluation import records
+from dualm.evaluation.records import Document, Record
 from dualm.evaluation.texts import read_lines, read_records
 from dualm.registry import Registry
 
 JSON_LINES = ".jsonl"
-
-
-class Document(TypedDict):
-    context: str
-    choices: list[str]  # a single one: the model must produce it
-    gold: int  # which choice is right
 
 
 def normalised(score: float, chance: float) -> float:
@@ -35,62 +25,23 @@ def normalised(score: float, chance: float) -> float:
     return 100 * (score - chance) / (1 - chance)
 
 
-# ---------------------------------------------------------------- one record -> a document
-
-
-def minimal_pair(record: dict[str, Any]) -> Document:
-    """BLiMP: which of two sentences is more likely."""
-    return Document(context="", choices=[record["sentence_good"], record["sentence_bad"]], gold=0)
-
-
-def last_word(record: dict[str, Any]) -> Document:
-    """LAMBADA: the last word of a passage, given as `continuation` or as the end of `text`."""
-    if "continuation" in record:
-        return Document(context=record["context"], choices=[record["continuation"].strip()], gold=0)
-    context, _, word = record["text"].rpartition(" ")
-    return Document(context=context, choices=[word], gold=0)
-
-
-def statement(record: dict[str, Any]) -> Document:
-    """A beginning and its possible ends: {"query", "choices", "gold"}."""
-    return Document(context=record["query"].strip(), choices=list(record["choices"]), gold=record["gold"])
-
-
-def question(record: dict[str, Any]) -> Document:
-    """A question and its possible answers, in the same format."""
-    document = statement(record)
-    return Document(document, context=f"{document['context']}\nAnswer:")
-
-
-def ending(record: dict[str, Any]) -> Document:
-    """HellaSwag as published: {"activity_label", "ctx", "endings", "label"}."""
-    context = f"{record['activity_label']}: {record['ctx']}" if "activity_label" in record else record["ctx"]
-    endings = [_without_markup(text) for text in record["endings"]]
-    return Document(context=_without_markup(context), choices=endings, gold=int(record["label"]))
-
-
-def _without_markup(text: str) -> str:
-    """The WikiHow half of HellaSwag has section marks such as [title] in its text."""
-    return re.sub(r"\[.*?\]", "", text.replace(" [title]", ". ")).replace("  ", " ").strip()
-
-
 # ---------------------------------------------------------------- one file -> documents
 
 
-def read(path: Path, parse: Callable[[dict[str, Any]], Document]) -> list[Document]:
+def read(path: Path, parse: Callable[[Record], Document]) -> list[Document]:
     """The documents of a file: JSON Lines, or in a .txt six lines each: context, label and four endings.
 
     Raises:
         UserError: an empty or damaged file, or a record that is no document, with its line.
     """
-    records = read_records(path) if path.suffix == JSON_LINES else _six_lines(path)
-    documents = [_document(record, parse, position) for position, record in records]
+    found = read_records(path) if path.suffix == JSON_LINES else _six_lines(path)
+    documents = [_document(record, parse, position) for position, record in found]
     if not documents:
         raise UserError(f"{path}: the file is empty, expected documents")
     return documents
 
 
-def _six_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _six_lines(path: Path) -> Iterator[tuple[str, Record]]:
     lines = list(read_lines(path))
     for start in range(0, len(lines), 6):
         (number, context), *rest = lines[start : start + 6]
@@ -100,12 +51,12 @@ def _six_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}:{number}", {"ctx": context, "label": texts[0], "endings": texts[1:]}
 
 
-def _document(record: dict[str, Any], parse: Callable[[dict[str, Any]], Document], position: str) -> Document:
+def _document(record: Record, parse: Callable[[Record], Document], position: str) -> Document:
     try:
         document = parse(record)
     except KeyError as error:
         raise UserError(f"{position}: no field {error}, has {', '.join(record)}") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError, SyntaxError) as error:
         raise UserError(f"{position}: not a document of this benchmark: {error}") from None
     texts, gold = [document["context"], *document["choices"]], document["gold"]
     if not all(isinstance(text, str) for text in texts) or not all(document["choices"]):
@@ -122,64 +73,122 @@ def _document(record: dict[str, Any], parse: Callable[[dict[str, Any]], Document
 class Benchmark:
     """How the documents of a benchmark are found and parsed, and how lm-eval scores them.
 
-    `names` are patterns of file names; the first one that matches counts. `folder` is given instead where a benchmark has
-    subtasks: they are all JSON Lines files in a folder of that name. The folder may be `data` itself or its parent.
+    `names` are patterns of file names; the first one that matches counts. They are compared with the name of a file and
+    with that of its folder before it (`mmlu/test.jsonl` is `mmlu_test.jsonl` too). `folder` is given instead where a benchmark
+    has subtasks: they are all JSON Lines files in a folder of that name. The folder may be `data` itself or its parent.
     """
 
-    parse: Callable[[dict[str, Any]], Document]
+    parse: Callable[[Record], Document]
     metric: str  # acc | acc_norm: log-likelihoods divided by the length of the choice
     names: tuple[str, ...] = ()
     folder: str = ""
     delimiter: str = " "  # between context and continuation
 
+    @property
+    def expected(self) -> str:
+        """The files that are looked for, in words."""
+        return f"*{JSON_LINES} in a folder {self.folder!r}" if self.folder else in_words(self.names)
+
     def find(self, data: Path) -> dict[str, Path]:
         """The files of this benchmark below `data`, at any depth, by name of the subtask ("" if there is only one).
 
         Raises:
-            UserError: there is none, or more than one fits.
+            UserError: more than one fits. None at all is an empty answer.
         """
         data = data.resolve()
-        files = sorted(path for path in data.rglob("*") if path.is_file())
-        found = self._in_folder(files, data.parent.parent) if self.folder else self._by_name(files)
-        if not found:
-            wanted = f"*{JSON_LINES} in a folder {self.folder!r}" if self.folder else " or ".join(self.names)
-            raise UserError(f"{data}: no file of this name at any depth, expected {wanted}")
-        candidates = {path.parent if self.folder else path for path in found}
-        if len(candidates) > 1:
-            listed = ", ".join(map(str, sorted(candidates)))
-            raise UserError(f"{data}: several match, expected one (give a narrower folder): {listed}")
-        return {path.stem: path for path in found} if self.folder else {"": found[0]}
+        if not self.folder:
+            return {"": found} if (found := only_file(data, self.names)) else {}
+        lines = sorted(path for path in data.rglob(f"*{JSON_LINES}") if path.is_file())
+        found = [
+            path for path in lines if self.folder in map(str.lower, path.relative_to(data.parent.parent).parts[:-1])
+        ]
+        refuse_several(data, {path.parent for path in found})
+        return {path.stem: path for path in found}
 
-    def _in_folder(self, files: Iterable[Path], top: Path) -> list[Path]:
-        lines = (path for path in files if path.suffix == JSON_LINES)
-        return [path for path in lines if self.folder in map(str.lower, path.relative_to(top).parts[:-1])]
 
-    def _by_name(self, files: list[Path]) -> list[Path]:
-        matches = ([path for path in files if fnmatch(path.name.lower(), name)] for name in self.names)
-        return next(filter(None, matches), [])
+def in_words(names: tuple[str, ...]) -> str:
+    """Patterns of file names, without those that another one covers."""
+    return " or ".join(name for name in names if not any(fnmatch(name, one) for one in names if one != name))
+
+
+def only_file(data: Path, names: Iterable[str]) -> Path | None:
+    """The file below `data`, at any depth, that the first fitting pattern names. Raises UserError if several fit it."""
+    files = sorted(path for path in data.rglob("*") if path.is_file())
+    for name in names:
+        fitting = [path for path in files if any(fnmatch(each.lower(), name) for each in _names(path))]
+        refuse_several(data, fitting)
+        if fitting:
+            return fitting[0]
+    return None
+
+
+def _names(path: Path) -> tuple[str, str]:
+    return path.name, f"{path.parent.name}_{path.name}"
+
+
+def refuse_several(data: Path, found: Iterable[Path]) -> None:
+    candidates = sorted(map(str, found))
+    if len(candidates) > 1:
+        listed = ", ".join(candidates)
+        raise UserError(f"{data}: several match, expected one (give a narrower folder): {listed}")
+
+
+VALIDATION, TEST = ("valid", "val"), ("test",)  # in names of files
+
+
+def patterns(*stems: str, split: tuple[str, ...], kinds: tuple[str, ...] = (JSON_LINES,)) -> tuple[str, ...]:
+    """The names of a file whose name begins with one of `stems`: those with the name of the split first."""
+    parts = (*(f"*{name}*" for name in split), "*")
+    return tuple(f"{stem}{part}{kind}" for part in parts for stem in stems for kind in kinds)
 
 
 BENCHMARKS = Registry(
     "--tasks",
     {
-        "blimp": Benchmark(minimal_pair, "acc", folder="blimp", delimiter=""),
-        "lambada": Benchmark(last_word, "acc", ("lambada_openai*.jsonl", "lambada*.jsonl")),
+        "blimp": Benchmark(records.minimal_pair, "acc", folder="blimp", delimiter=""),
+        "lambada": Benchmark(records.last_word, "acc", ("lambada_openai*.jsonl", "lambada*.jsonl")),
+        "lambada_standard": Benchmark(records.last_word, "acc", ("lambada_standard*.jsonl",)),
         "hellaswag": Benchmark(
-            ending, "acc_norm", ("hellaswag_val*.jsonl", "hellaswag_val*.txt", "hellaswag*.jsonl", "hellaswag*.txt")
+            records.ending, "acc_norm", patterns("hellaswag", split=VALIDATION, kinds=(JSON_LINES, ".txt"))
         ),
-        "arc_easy": Benchmark(question, "acc", ("arc_easy*.jsonl", "arc-easy*.jsonl")),
-        "arc_challenge": Benchmark(question, "acc_norm", ("arc_challenge*.jsonl", "arc-challenge*.jsonl")),
-        "piqa": Benchmark(question, "acc_norm", ("piqa*.jsonl",)),
-        "openbookqa": Benchmark(statement, "acc_norm", ("openbookqa*.jsonl", "openbook_qa*.jsonl")),
+        "arc_easy": Benchmark(records.science_question, "acc", patterns("arc_easy", "arc-easy", split=TEST)),
+        "arc_challenge": Benchmark(
+            records.science_question, "acc_norm", patterns("arc_challenge", "arc-challenge", split=TEST)
+        ),
+        "piqa": Benchmark(records.goal, "acc_norm", patterns("piqa", split=VALIDATION)),
+        "openbookqa": Benchmark(
+            records.science_statement, "acc_norm", patterns("openbookqa", "openbook_qa", split=TEST)
+        ),
+        "commonsense_qa": Benchmark(
+            records.common_sense, "acc", patterns("commonsense_qa", "commonsenseqa", split=VALIDATION)
+        ),
+        "mmlu": Benchmark(records.exam_question, "acc", patterns("mmlu", split=TEST)),
+        "social_iqa": Benchmark(
+            records.social_situation, "acc", patterns("social_i_qa", "social_iqa", "siqa", split=VALIDATION)
+        ),
+        "boolq": Benchmark(records.yes_or_no, "acc", patterns("boolq", split=VALIDATION)),
+        "race": Benchmark(records.exam_passage, "acc", patterns("race", split=TEST)),
     },
 )
 
 
-def documents(name: str, data: Path | None) -> dict[str, list[Document]]:
-    """The documents of each subtask of the benchmark `name`. Raises UserError, as `find` and `read` do."""
+def given_folder(data: Path | None, what: str) -> Path:
+    """The folder with the user's files. Raises UserError if there is none."""
     if data is None:
-        raise UserError(f"--data: not given, expected the folder with the files of {name}")
+        raise UserError(f"--data: not given, expected the folder with the files of {what}")
     if not data.is_dir():
-        raise UserError(f"--data: {data}: no such folder, expected one with the files of {name}")
-    benchmark = BENCHMARKS[name]
-    return {subtask: read(path, benchmark.parse) for subtask, path in benchmark.find(data).items()}
+        raise UserError(f"--data: {data}: no such folder, expected one with the files of {what}")
+    return data
+
+
+def documents(name: str, data: Path | None) -> dict[str, list[Document]]:
+    """The documents of each subtask of the benchmark `name`.
+
+    Raises:
+        UserError: no such folder or file, several files that fit, a damaged file.
+    """
+    benchmark, data = BENCHMARKS[name], given_folder(data, name)
+    found = benchmark.find(data)
+    if not found:
+        raise UserError(f"{data}: no file of this name at any depth, expected {benchmark.expected}")
+    return {subtask: read(path, benchmark.parse) for subtask, path in found.items()}

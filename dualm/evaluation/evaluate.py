@@ -10,28 +10,38 @@ from typing import Any
 from rich.console import RenderableType
 
 from dualm.errors import UserError
-from dualm.evaluation import answers, benchmarks, perplexity, result_files
+from dualm.evaluation import answers, benchmarks, corpora, perplexity, result_files, suites
 from dualm.evaluation.kind import Kind
 from dualm.registry import Registry
 
 KINDS: Registry[Kind[Any, Any]] = Registry(
-    "kind of evaluation", {"tasks": benchmarks.KIND, "text": perplexity.KIND, "answers": answers.KIND}
+    "kind of evaluation",
+    {"tasks": benchmarks.KIND, "text": perplexity.KIND, "corpora": corpora.KIND, "answers": answers.KIND},
 )
+SUITE = "suite"  # the option that stands for a kind and its settings
 
 
-def evaluate(arguments: argparse.Namespace, say: Callable[[str], None]) -> tuple[RenderableType, Path | None]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every kind, and those of suites."""
+    for name, kind in KINDS.items():
+        kind.add_arguments(parser.add_argument_group(f"with --{name}"))
+    suites.add_arguments(parser.add_argument_group(f"with --{SUITE}"))
+
+
+def evaluate(
+    arguments: argparse.Namespace, say: Callable[[str], None], note: Callable[[str], None]
+) -> tuple[RenderableType, Path | None]:
     """Measure what the command line asks for: a table, and the path of the result files without their suffix.
 
     The files are written again after every result. Without `--out`, a model outside a run directory gets none, and the path
-    is None. `say` is called with what is being measured.
+    is None. `say` is called with what is being measured, `note` with what a suite lacks.
 
     Raises:
         UserError: an invalid value, or an input or a model that cannot be read; before anything is measured.
     """
     from dualm.language_model import LanguageModel
 
-    kind = chosen(arguments)
-    what = kind.settings(arguments)
+    kind, what = chosen(arguments, note)
     inputs = kind.read(what)
     model = LanguageModel.load(arguments.run, arguments.device, arguments.precision)
     settings = {"precision": arguments.precision, **result_files.distinguishing(what)}
@@ -43,17 +53,22 @@ def evaluate(arguments: argparse.Namespace, say: Callable[[str], None]) -> tuple
     for result in kind.run(model, what, inputs, say):
         results.append(result)
         if folder:
-            result_files.write(folder, name, about, [kind.row(one) for one in results])
+            rows, summary = [kind.row(one) for one in results], kind.summary(results, what) if kind.summary else {}
+            result_files.write(folder, name, about, rows, summary)
     return kind.table(results, str(model.folder), what), folder / name if folder else None
 
 
-def chosen(arguments: argparse.Namespace) -> Kind[Any, Any]:
-    """The kind whose option is given. Raises UserError if none is, or more than one."""
-    given = [name for name in KINDS if getattr(arguments, name)]
+def chosen(arguments: argparse.Namespace, note: Callable[[str], None]) -> tuple[Kind[Any, Any], Any]:
+    """The kind whose option is given, or that of the suite, with its settings. Raises UserError if none is, or several."""
+    options = (*KINDS, SUITE)
+    given = [name for name in options if getattr(arguments, name)]
     if len(given) != 1:
         got = " and ".join(f"--{name}" for name in given) or "none"
-        raise UserError(f"dualm evaluate: got {got}, expected one of {', '.join(f'--{name}' for name in KINDS)}")
-    return KINDS[given[0]]
+        raise UserError(f"dualm evaluate: got {got}, expected one of {', '.join(f'--{name}' for name in options)}")
+    if given == [SUITE]:
+        return suites.asked(arguments, note)
+    kind = KINDS[given[0]]
+    return kind, kind.settings(arguments)
 
 
 def folder_in(run: Path) -> Path | None:

@@ -25,6 +25,7 @@ from dualm.errors import UserError
 from dualm.evaluation.benchmarks import BenchmarkResult
 from dualm.evaluation.documents import BENCHMARKS, Benchmark, Document, documents
 from dualm.evaluation.lm_eval import DualLM
+from dualm.likelihood.modes import Scoring
 
 LIBRARY = "lm_eval:"  # before a name: lm-eval's own task, even where a local benchmark has the same name
 ACCURACIES = ("acc_norm", "acc")
@@ -108,13 +109,18 @@ def evaluate_benchmark(model: DualLM, name: str, tasks: dict[str, Task], limit: 
     """
     start = time.perf_counter()
     with quiet():
-        found: Any = evaluate(model, {"tasks": tasks}, limit=limit, log_samples=False, bootstrap_iters=BOOTSTRAP)
-    mode, seconds = model.scoring.mode, time.perf_counter() - start
-    results = [_result(key, task, found["results"][key], name, mode) for key, task in tasks.items()]
+        found: Any = evaluate(model, {"tasks": tasks}, limit=limit, log_samples=True, bootstrap_iters=BOOTSTRAP)
+    seconds = time.perf_counter() - start
+    results = [
+        _result(key, task, found["results"][key], found["samples"][key], name, model.scoring)
+        for key, task in tasks.items()
+    ]
     return _mean(name, results, seconds)
 
 
-def _result(key: str, task: Task, values: dict[str, Any], name: str, mode: str) -> BenchmarkResult:
+def _result(
+    key: str, task: Task, values: dict[str, Any], samples: Sequence[dict[str, Any]], name: str, scoring: Scoring
+) -> BenchmarkResult:
     available = [metric.split(",")[0] for metric in values if "," in metric and "_stderr" not in metric]
     wanted = [BENCHMARKS[name].metric] if name in BENCHMARKS else [*ACCURACIES, *available]
     metric = next(metric for metric in wanted if metric in available)
@@ -126,7 +132,9 @@ def _result(key: str, task: Task, values: dict[str, Any], name: str, mode: str) 
         several = task.OUTPUT_TYPE == "multiple_choice"
         chance = sum(1 / n for n in choices.values()) / len(choices) if several else 0.0
     spread = error if isinstance(error, float) else math.nan
-    return BenchmarkResult(key, mode, metric, float(score), spread, chance, len(choices))
+    of_documents = {sample["doc_id"]: sample[metric] for sample in samples if metric in sample["metrics"]}
+    each = tuple(value for _, value in sorted(of_documents.items()))
+    return BenchmarkResult(key, scoring, metric, float(score), spread, chance, len(choices), each=each)
 
 
 def _mean(name: str, results: Sequence[BenchmarkResult], seconds: float) -> BenchmarkResult:
@@ -134,7 +142,7 @@ def _mean(name: str, results: Sequence[BenchmarkResult], seconds: float) -> Benc
     chances = [result.chance for result in results if result.chance is not None]
     return BenchmarkResult(
         name,
-        first.mode,
+        first.scoring,
         first.metric,
         sum(result.score for result in results) / n,
         math.sqrt(sum(result.standard_error**2 for result in results)) / n,
@@ -142,6 +150,7 @@ def _mean(name: str, results: Sequence[BenchmarkResult], seconds: float) -> Benc
         sum(result.documents for result in results),
         seconds,
         tuple(results) if n > 1 else (),
+        first.each if n == 1 else (),
     )
 
 

@@ -46,6 +46,7 @@ class Kind(Generic[What, Result]):
     run: Callable[[LanguageModel, What, Any, Callable[[str], None]], Iterator[Result]]  # one result after the other
     row: Callable[[Result], dict[str, Any]]  # a result for JSON; rows under "subtasks" get lines of their own in CSV
     table: Callable[[Sequence[Result], str, What], RenderableType]  # results, title, settings
+    summary: Callable[[Sequence[Result], What], dict[str, Any]] | None = None  # of all results, for JSON
 
 
 def add_scoring(group: argparse._ArgumentGroup) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -47,6 +47,13 @@ class Texts:
     @property
     def label(self) -> tuple[str, ...]:
         return label([path.stem for path in self.files], [scoring.mode for scoring in self.scorings])
+
+
+class Read(Protocol):
+    """Settings of an evaluation whose results are TextResults."""
+
+    @property
+    def scorings(self) -> tuple[Scoring, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -93,20 +100,28 @@ def perplexity(
     """
     if stride is not None and not 1 <= stride <= model.context:
         raise UserError(f"--stride: got {stride}, expected 1 to {model.context}, the context of the model")
-    start, text = time.perf_counter(), read_text(path)
+    text = read_text(path)
     size = model.context + scoring.how.causal
     cut = windows(encode_document(model.tokenizer, text), size, min(stride or size // 2, size - 1))
+    return of_windows(model, str(path), cut, len(text.encode()), scoring, batch)
+
+
+def of_windows(
+    model: LanguageModel, name: str, cut: Sequence[Pair], size: int, scoring: Scoring, batch: int
+) -> TextResult:
+    """The loss of the tokens that windows score, of a text of `size` bytes."""
+    start = time.perf_counter()
     scores = model.score_tokens(cut, scoring, batch)
     tokens = np.array([score.tokens for score in scores])
     losses = np.array([-score.log_likelihood / score.tokens for score in scores])
     mean, error = weighted_mean(losses, tokens)
     return TextResult(
-        str(path),
+        name,
         scoring.mode,
         mean,
         error if len(cut) > 1 else math.nan,
         int(tokens.sum()),
-        len(text.encode()),
+        size,
         len(cut),
         time.perf_counter() - start,
     )
@@ -144,7 +159,7 @@ def row(result: TextResult) -> dict[str, Any]:
     return asdict(result) | {"perplexity": result.perplexity, "bits_per_byte": result.bits_per_byte}
 
 
-def table(results: Sequence[TextResult], title: str, what: Texts) -> RenderableType:
+def table(results: Sequence[TextResult], title: str, what: Read) -> RenderableType:
     """Loss per token, perplexity and bits per byte of each text in each mode."""
     made = result_table(title, ("text", "mode"), ("nats/token ± s.e.", "perplexity", "bits/byte", "tokens", "sec"))
     modes = {scoring.mode: scoring.how for scoring in what.scorings}

@@ -44,16 +44,18 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"{folder}: {error.strerror}, expected a folder for the results") from None
 
 
-def write(folder: Path, name: str, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """`folder/name.json` with `about` and nested results, `folder/name.csv` with one line for each of them."""
-    write_json(folder / f"{name}.json", {**about, "results": rows})
+def write(
+    folder: Path, name: str, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
+) -> None:
+    """`folder/name.json` with `about`, nested results and their summary; `folder/name.csv` with one line for each result."""
+    write_json(folder / f"{name}.json", {**about, "results": rows, **summary})
     lines = [line for row in rows for line in [row, *row.get("subtasks", ())]]
     write_text(folder / f"{name}.csv", csv_text(lines))
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as CSV, without what is nested in them; the first row says which columns there are."""
-    columns = [name for name, value in rows[0].items() if not isinstance(value, (list, tuple))]
+    columns = [name for name, value in rows[0].items() if not isinstance(value, (list, tuple, dict))]
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()

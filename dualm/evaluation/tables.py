@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich import box
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from dualm.likelihood.modes import Scoring
 
 Result = TypeVar("Result")
 
@@ -27,6 +30,11 @@ def grouped(results: Sequence[Result], name: Callable[[Result], str]) -> Iterato
     """Neighbouring results of one name, each with its first cell: the name once, then nothing."""
     for key, group in groupby(results, key=name):
         yield [(key if row == 0 else "", result) for row, result in enumerate(group)]
+
+
+def reading_label(scoring: Scoring) -> str:
+    """The mode, and what else sets a reading apart."""
+    return f"{scoring.mode}, guidance {scoring.guidance:g}" if scoring.guidance else scoring.mode
 
 
 def shown(value: float | None, digits: int, scale: float = 1) -> str:

@@ -59,12 +59,16 @@ def enter(sweep: Sweep) -> int:
 
 
 def define(sweep: Sweep) -> dict[str, Any]:
-    """What identifies the sweep: the recipe that all points share, by dotted key, and each point's own values."""
+    """What identifies the sweep: the recipe that all points share, by dotted key, and each point's own values.
+
+    `tasks` identifies nothing: the benchmarks of its average.
+    """
     fixed = config.flatten(sweep.points[0].recipe)
     return {
         "axes": list(sweep.axes),
         "recipe": {key: value for key, value in fixed.items() if key not in (*sweep.axes, SEED, DIR)},
         "points": {point.name: point.values for point in sweep.points},
+        "tasks": list(sweep.tasks.settings().names) if sweep.tasks else [],
     }
 
 
@@ -76,7 +80,8 @@ def read_definition(folder: Path) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
         assert isinstance(content, dict)
-        return {name: content[name] for name in ("axes", "recipe", "points")}  # type: ignore[index]
+        found = {name: content[name] for name in ("axes", "recipe", "points")}  # type: ignore[index]
+        return {**found, "tasks": content.get("tasks", [])}  # of the average; older versions wrote none
     except Exception as error:  # the YAML library raises many types of exception
         raise UserError(f"{path}: not a sweep's definition: {' '.join(str(error).split())}") from None
 

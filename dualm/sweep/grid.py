@@ -10,7 +10,7 @@
     seeds: [0]                           every point is trained once with each seed
     parallel: 2                          number of runs at a time
     slurm: {nodes: 2, gpus_per_node: 8}  for --executor slurm: see dualm/sweep/sections.py
-    tasks: {names: [blimp], data: blimp} the benchmark tasks that score every finished run: see the same file
+    tasks: {names: [blimp], data: blimp} the benchmark tasks that score every finished run, or {suite: dual}: see the same file
 
 An axis is a recipe key with its dotted name. `data.repetitions` is R, how often each unique token is seen;
 `objective.alpha` is alpha, the fraction of training sequences with the AR objective, and may be given as a fraction.
@@ -67,13 +67,16 @@ class Sweep:
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Sweep:
-    """Read a sweep file. `overrides` are recipe keys for every point; `run.dir=` moves the sweep's folder.
+    """Read a sweep file. `overrides` are recipe keys for every point; `run.dir=` moves the sweep's folder, and `tasks.` begins
+    keys of the section of that name.
 
     Raises:
         UserError: the file is unreadable, an axis is not a recipe key, two points have one name, or `train` would refuse
             a recipe.
     """
     content = _read(path)
+    of_tasks = [item for item in overrides if item.startswith("tasks.")]
+    overrides = [item for item in overrides if item not in of_tasks]
     isoflop = read(IsoFlop, path, "isoflop", content["isoflop"])
     assignments = _assignments(path, content)
     sizes = _mappings(path, "isoflop.sizes", isoflop.sizes) if isoflop else []
@@ -95,7 +98,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         raise UserError(f"{path}: points: got none, expected at least one point from axes, points and seeds")
     if twice := [name for name, count in Counter(point.name for point in points).items() if count > 1]:
         raise UserError(f"{path}: points: {twice[0]} appears more than once, expected every point once")
-    around = (read(Slurm, path, "slurm", content["slurm"]), read(Tasks, path, "tasks", content["tasks"]))
+    tasks = _with_overrides(content["tasks"], of_tasks)
+    around = (read(Slurm, path, "slurm", content["slurm"]), read(Tasks, path, "tasks", tasks))
     return Sweep(Path(folder), maker.axes, tuple(points), content["parallel"], *around)
 
 
@@ -281,6 +285,14 @@ class _Maker:
         name = name_of({**labels, **{key: flat[key] for key in (*self.varied, SEED)}})
         recipe.run.dir = str(self.folder / "runs" / name)
         return Point(name, {axis: flat[axis] for axis in (*self.axes, SEED)}, recipe)
+
+
+def _with_overrides(section: Any, overrides: Sequence[str]) -> Any:
+    """A section with the keys that the command line gives as `section.key=value`."""
+    if not overrides or not isinstance(section, dict | None):
+        return section
+    ((_, given),) = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides))).items()  # type: ignore[union-attr]
+    return {**(section or {}), **given}
 
 
 def _as_overrides(recipe: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,8 @@ R is the number of repetitions (how often each unique token is seen), `alpha` th
 sequences with the AR objective), as the mean over the run. An exposure of a token is one training pass over it with one
 objective; the columns count those so far. `parameters` excludes the input embedding. `flops` counts the training FLOPs so
 far, as `size.flops_per_token` does. Losses are in nats per token, with their standard errors (`..._se`) and in bits per
-byte (`..._bpb`). Task scores are in the last row of a finished run.
+byte (`..._bpb`). Task scores are in the last row of a finished run; `task/average/<mode>` is the average of the normalised scores of
+the sweep's section `tasks`, from 0 (chance) to 100.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def collect(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     for name in definition["points"]:
-        found, left_out = run_rows(folder / "runs" / name, definition["axes"])
+        found, left_out = run_rows(folder / "runs" / name, definition["axes"], definition["tasks"])
         rows += [{"run": name, **row} for row in found]
         notes += [f"{name}: {what} left out, cut off in the middle" for what in left_out]
     absent = len(definition["points"]) - len({row["run"] for row in rows})
@@ -80,7 +81,7 @@ def columns(rows: list[dict[str, Any]], axes: list[str]) -> list[str]:
     return [*first, *sorted({name for row in rows for name in row} - set(first))]
 
 
-def run_rows(run: Path, axes: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
+def run_rows(run: Path, axes: list[str], tasks: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of one run directory, without its name, and what in it is cut off in the middle."""
     if not (run / "recipe.yaml").exists():
         return [], []
@@ -102,7 +103,7 @@ def run_rows(run: Path, axes: list[str]) -> tuple[list[dict[str, Any]], list[str
     torn = _torn_lines(run / "metrics.jsonl")
     left_out = [f"{torn} line{'s' * (torn > 1)} of metrics.jsonl"] if torn else []
     if rows and about["finished"]:
-        task_scores, unread = scores.columns(run, budget.steps)
+        task_scores, unread = scores.columns(run, budget.steps, tasks)
         rows[-1] |= task_scores
         left_out += [f"evaluation/{file}" for file in unread]
     return rows, left_out

@@ -50,25 +50,42 @@ class Slurm:
 
 @dataclass
 class Tasks:
-    """The benchmarks on which every finished run is scored, as by `dualm evaluate`."""
+    """The benchmarks on which every finished run is scored, as by `dualm evaluate`: `names` with their `modes`, or a suite."""
 
     names: list[str] = field(default_factory=list)
-    modes: list[str] = field(default_factory=lambda: ["ar", "prefix", "mc"])
+    modes: list[str] = field(default_factory=list)  # of names; by default ar, prefix, mc
     data: str | None = None
     limit: int | None = None  # documents per benchmark or subtask
-    draws: int = 32
+    draws: int = 32  # of names
+    suite: str | None = None
+
+    @property
+    def skipped(self) -> bool:
+        """A suite is an offer: without a folder for its files nothing is scored."""
+        return self.suite is not None and self.data is None
 
     def settings(self) -> Benchmarks:
         """What `dualm evaluate` measures. Raises UserError for an invalid value."""
-        from dualm.evaluation.benchmarks import Benchmarks
+        from dualm.evaluation.benchmarks import Benchmarks, each_read
+        from dualm.evaluation.suites import of_benchmarks
         from dualm.likelihood.modes import Scoring
 
-        scorings = tuple(Scoring(mode, draws=self.draws) for mode in self.modes)
-        return Benchmarks(tuple(self.names), scorings, Path(self.data) if self.data else None, self.limit)
+        if self.suite:
+            suite = of_benchmarks(self.suite)
+            readings = suite.readings(list(suite.tasks))
+        else:
+            modes = self.modes or ("ar", "prefix", "mc")
+            readings = each_read(self.names, tuple(Scoring(mode, draws=self.draws) for mode in modes))
+        return Benchmarks(readings, Path(self.data) if self.data else None, self.limit)
 
     def check(self, path: Path) -> None:
-        if not self.names:
-            raise UserError(f"{path}: tasks.names: got none, expected names such as blimp or lambada")
+        if not self.names and not self.suite:
+            raise UserError(f"{path}: tasks.names: got none, expected names such as blimp or lambada, or tasks.suite")
+        for key, default in {"names": [], "modes": [], "draws": 32}.items():
+            if self.suite and (got := getattr(self, key)) != default:
+                raise UserError(
+                    f"{path}: tasks.{key}: got {got!r} beside tasks.suite, expected none: a suite decides it"
+                )
         try:
             self.settings()
         except UserError as error:

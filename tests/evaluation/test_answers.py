@@ -171,7 +171,7 @@ def test_local_files_stand_in_for_a_hugging_face_data_set(file: Path, tmp_path: 
         (["--answers", "FILE", "--show", "-1"], "--show: got -1, expected at least 0"),
         (
             ["--answers", "FILE", "--text", "FILE"],
-            "got --text and --answers, expected one of --tasks, --text, --answers",
+            "got --text and --answers, expected one of --tasks, --text, --corpora, --answers",
         ),
         (["--answers", "BAD"], "bad.jsonl:1: no field 'response' (data.response_field), has prompt"),
         (["--answers", "NONE"], "none.jsonl: no prompt with a response, expected at least one"),

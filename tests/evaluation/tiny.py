@@ -54,7 +54,8 @@ def write_data(folder: Path) -> Path:
         records = [{"sentence_good": good, "sentence_bad": bad, "pairID": "0"} for good, bad in pairs]
         write_lines(folder / "blimp" / "data" / f"{name}.jsonl", records)
     write_lines(folder / "foundry" / "lambada_openai.jsonl", PASSAGES)
-    for name in ("arc_easy", "arc_challenge", "piqa", "openbook_qa"):
+    write_lines(folder / "lambada_standard.jsonl", [{"text": "he said he would n't go"}])
+    for name in ("arc_easy", "arc_challenge", "piqa", "openbook_qa", "commonsense_qa", "mmlu", "siqa", "boolq", "race"):
         write_lines(folder / "foundry" / f"{name}.jsonl", QUESTIONS)
     (folder / "hellaswag_val_full.txt").write_text(HELLASWAG)
     return folder

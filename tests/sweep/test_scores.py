@@ -14,7 +14,7 @@ import pytest
 from dualm.cli import main
 from dualm.sweep import scores
 from dualm.sweep.sections import Tasks
-from tests.evaluation.tiny import PAIRS, write_lines
+from tests.evaluation.tiny import PAIRS, write_data, write_lines
 from tests.sweep.conftest import TinySweep
 from tests.test_cli import one_line
 
@@ -127,6 +127,80 @@ def test_a_torn_file_of_scores_is_left_out_and_said(scored: TinySweep, capsys: p
     assert [row["task/blimp/ar"] for row in rows if row["run"] == "R2-a0-s0"] == ["", "", "0.5"]
 
 
+NORMAL = {"chance": 0.5, "score": 0.75, "standard_error": 0.05}
+
+
+def test_the_average_is_over_the_benchmarks_of_the_section(tmp_path: Path) -> None:
+    write_result(tmp_path, "a", 30, **NORMAL)
+    write_result(tmp_path, "b", 30, task="piqa", **NORMAL | {"chance": 0.25, "score": 0.25})
+    write_result(tmp_path, "c", 30, task="piqa", mode="pll", **NORMAL)
+    write_result(tmp_path, "d", 30, task="other", **NORMAL | {"score": 1.0})
+    both = scores.columns(tmp_path, 30, ["blimp", "piqa"])[0]
+    assert both["task/average/ar"] == pytest.approx((50 + 0) / 2)
+    assert both["task/average/ar_se"] == pytest.approx((10**2 + (100 * 0.05 / 0.75) ** 2) ** 0.5 / 2)
+    assert both["task/piqa/ar"] == 0.25
+    assert "task/average/pll" not in both  # blimp was not read so
+    for others in ([], ["blimp"], ["blimp", "piqa", "mmlu"]):
+        assert not any("average" in name for name in scores.columns(tmp_path, 30, others)[0])
+
+
+def test_the_table_has_the_average_of_a_sweep(scored: TinySweep, capsys: pytest.CaptureFixture[str]) -> None:
+    """The folder remembers the benchmarks of the section, so `dualm results` alone makes the column."""
+    for task in ("blimp", "piqa"):
+        write_result(scored.dir / "runs/R2-a0-s0", task, 30, task=task, **NORMAL)
+    definition = scored.dir / "sweep.yaml"
+    definition.write_text(definition.read_text().replace("tasks: []", "tasks: [blimp, piqa]"))
+    assert main(["results", str(scored.dir)]) == 0
+    rows = list(csv.DictReader((scored.dir / "results.csv").open()))
+    assert [row["task/average/ar"] for row in rows if row["run"] == "R2-a0-s0"] == ["", "", "50.0"]
+    assert {row["task/average/ar_se"] for row in rows} >= {"", repr(200**0.5 / 2)}
+
+
+def test_a_suite_without_its_files_is_an_offer(scored: TinySweep) -> None:
+    """Nothing is scored, one line says so, and the folder given later has the finished runs scored."""
+    path = Path("sweep.yaml")
+    path.write_text(path.read_text().replace(TASKS, "tasks: {suite: dual}\n"))
+    done = scored.run("--only", "R2-a0-s0")
+    assert done.returncode == 0, done.stderr[-3000:]
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("tasks:")]
+    assert "suite 'dual' is not scored, for want of its files: give tasks.data=DIR" in said
+    assert not (scored.dir / "runs/R2-a0-s0/evaluation").exists()
+    tasks = Tasks(suite="dual", data="files", limit=2)
+    assert scores.are_there(Tasks(suite="dual"), scored.dir / "runs/R2-a0-s0")
+    assert not scores.are_there(tasks, scored.dir / "runs/R2-a0-s0")
+    assert scores.command(tasks, Path("run"))[-6:] == ["--suite", "dual", "--data", "files", "--limit", "2"]
+
+
+def test_the_command_line_gives_the_section(scored: TinySweep) -> None:
+    from dualm.sweep.grid import load
+
+    sweep = load(Path("sweep.yaml"), ["tasks.data=1", "tasks.limit=5"])
+    assert sweep.tasks == Tasks(["blimp"], ["ar", "pll"], "1", limit=5)
+    path = Path("sweep.yaml")
+    path.write_text(path.read_text().replace(TASKS, ""))
+    assert load(path, ["tasks.suite=dual", "tasks.data=here"]).tasks == Tasks(suite="dual", data="here")
+    assert load(path).tasks is None
+
+
+def test_a_suite_scores_a_run_whole(scored: TinySweep) -> None:
+    pytest.importorskip("lm_eval")
+    write_data(Path("files"))
+    path = Path("sweep.yaml")
+    path.write_text(path.read_text().replace(TASKS, "tasks: {suite: dual, limit: 1}\n"))
+    done = scored.run("--only", "R2-a0-s0", "tasks.data=files")
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = list(csv.DictReader((scored.dir / "results.csv").open()))
+    (row,) = [row for row in rows if row["task/average/pll_mixed"]]
+    chances = {"blimp": 0.5, "hellaswag": 0.25}
+    names = [name[5:-3] for name in row if name.startswith("task/") and name.endswith("/ar") and "average" not in name]
+    assert len(names) == 9
+    each = [
+        100 * (float(row[f"task/{name}/ar"]) - chances.get(name, 1 / 3)) / (1 - chances.get(name, 1 / 3))
+        for name in names
+    ]
+    assert float(row["task/average/ar"]) == pytest.approx(sum(each) / 9)
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
@@ -137,6 +211,13 @@ def test_a_torn_file_of_scores_is_left_out_and_said(scored: TinySweep, capsys: p
         ("{tasks: [blimp]}", "sweep.yaml: tasks: unknown key 'tasks', expected one of names, modes, data"),
         ("blimp", "sweep.yaml: tasks: got 'blimp', expected a mapping"),
         ("{names: [blimp], data: nowhere}", "tasks: --data: nowhere: no such folder"),
+        ("{names: [blimp]}", "tasks: --data: not given, expected the folder with the files of blimp"),
+        ("{suite: dual, data: nowhere}", "tasks: --data: nowhere: no such folder"),
+        ("{suite: dual, data: pairs}", "nothing of arc_easy (arc_easy*.jsonl or arc-easy*.jsonl), arc_challenge"),
+        ("{suite: dual, names: [blimp]}", "tasks.names: got ['blimp'] beside tasks.suite, expected none"),
+        ("{suite: dual, draws: 8}", "tasks.draws: got 8 beside tasks.suite, expected none"),
+        ("{suite: mdlm-zeroshot}", "--suite: got 'mdlm-zeroshot', which is perplexities, expected dual or smdm"),
+        ("{suite: dal}", "--suite: got 'dal', expected dual or smdm"),
     ],
 )
 def test_mistakes_are_one_line(
