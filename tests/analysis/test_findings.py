@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dualm.analysis.analyze import Analysis, analyze, write
+from dualm.analysis.analyze import Analysis, analyze, analyze_sweep, write
 from dualm.analysis.surface import separate
 from dualm.analysis.table import POOL
 from dualm.cli import main
@@ -72,7 +72,7 @@ def test_four_runs_cannot_tell_and_the_reason_is_given() -> None:
     analysis = analyze(few)
     assert {finding.verdict for finding in analysis.findings[:3]} == {"cannot tell"}
     assert not analysis.surfaces
-    assert any(line.startswith("surface of ar: got 2 runs") for line in analysis.left_out)
+    assert any(line.startswith("surface of ar: got 2 points") for line in analysis.left_out)
     assert any(line.startswith("scaling of AR (alpha = 1): got 0 finished runs") for line in analysis.left_out)
 
 
@@ -85,8 +85,8 @@ def test_task_scores_get_a_surface_where_higher_is_better() -> None:
     assert close.max() < 0.6
 
 
-def test_all_numbers_are_written(published: Analysis, tmp_path: Path) -> None:
-    write(published, tmp_path / "deep" / "out")
+def test_all_numbers_are_written(tmp_path: Path) -> None:
+    write(analyze_sweep(world(True)), tmp_path / "deep" / "out")
     content = json.loads((tmp_path / "deep" / "out" / "analysis.json").read_text())
     assert [finding["key"] for finding in content["findings"]] == list("abcd")
     assert content["surfaces"]["ar"]["leave_one_out"]["r2"] > 0.9
