@@ -56,8 +56,8 @@ def by_size(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     names = {"parameters": "parameters", "budget_tokens": "tokens"}
     columns = size_columns(table)
     return [
-        (", ".join(f"{count_label(size)} {names[column]}" for column, size in zip(columns, sizes, strict=True)), rows)
-        for sizes, rows in table.groupby(columns)
+        (", ".join(f"{count_label(rows[column].iloc[0])} {names[column]}" for column in columns), rows)
+        for _, rows in table.groupby(columns)
     ]
 
 

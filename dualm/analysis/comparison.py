@@ -97,8 +97,10 @@ def contests(table: pd.DataFrame, targets: Sequence[Target]) -> pd.DataFrame:
         if not target.higher_is_better:
             values["least"] = lowest(finished, target.column)
         for (name, runs), alone in itertools.product(values.items(), PURE.values()):
-            for at, group in runs.groupby(["R", *sizes]):
-                about = {"R": int(at[0]), "others": level_label(sizes, at[1:]), "target": target.name, "value": name}
+            for _, group in runs.groupby(["R", *sizes]):
+                first = group.iloc[0]
+                others = level_label(sizes, [first[size] for size in sizes])
+                about = {"R": int(first["R"]), "others": others, "target": target.name, "value": name}
                 if found := _contest(group, target, alone, axes):
                     rows.append(about | found)
     return pd.DataFrame(rows, columns=CONTESTS)
@@ -106,31 +108,36 @@ def contests(table: pd.DataFrame, targets: Sequence[Target]) -> pd.DataFrame:
 
 def _contest(runs: pd.DataFrame, target: Target, alone: float, axes: Sequence[str]) -> dict[str, Any]:
     """The contest of the mixtures with the runs of `alpha = alone`; empty if one of the two sides has no runs."""
-    schedule = [column for column in (ALPHA,) if column in runs]  # alphas of one mean may differ in their course
-    place = ["alpha", *schedule, *axes]
-    costs = runs.assign(cost=target.cost(runs[target.column].to_numpy(float)))
-    costs = costs.pivot_table(index="seed", columns=place, values="cost", dropna=False).dropna(axis=1, how="all")
-    costs = costs.sort_index(axis=1)
-    alphas = costs.columns.get_level_values("alpha").to_numpy(float)
-    sides = costs.loc[:, (alphas > 0) & (alphas < 1)], costs.loc[:, alphas == alone]
-    if any(side.empty for side in sides):
+    costs, candidates = _grid(runs, target, axes)
+    mixed, pure = (candidates["alpha"] > 0) & (candidates["alpha"] < 1), candidates["alpha"] == alone
+    if not (mixed.any() and pure.any()):
         return {}
-    measured = [held_out(side.to_numpy()) for side in sides]
-    known = ~np.isnan(measured[0]) & ~np.isnan(measured[1])
-    if not known.any():
+    difference = held_out(costs[:, mixed]) - held_out(costs[:, pure])
+    if np.isnan(difference).all():
         return {}
-    name = next(reading.upper() for reading, alpha in PURE.items() if alpha == alone)
-    chosen = [side.mean().idxmin() for side in sides]
-    (mixture, best), means = chosen, [float(side.mean().min()) for side in sides]
     sign = -1 if target.higher_is_better else 1
-    difference = sign * (measured[0] - measured[1])[known]
+    about: dict[str, Any] = {}
+    for side, chosen in (("alone", pure), ("mixture", mixed)):
+        means = np.where(chosen, np.nanmean(costs, axis=0), np.inf)
+        best = candidates.iloc[int(means.argmin())]
+        levels = level_label(["alpha", *axes], [alpha_label(best["alpha"]), *(best[axis] for axis in axes)])
+        about |= {side: sign * float(means.min()), f"{side}_at": levels}
+    name = next(reading.upper() for reading, alpha in PURE.items() if alpha == alone)
+    return about | _estimated(sign * difference[~np.isnan(difference)], target, ("mixture", f"{name} alone"))
 
-    def at(choice: Any) -> str:
-        alpha, *levels = choice if isinstance(choice, tuple) else (choice,)
-        return ", ".join([f"alpha={alpha_label(alpha)}", *filter(None, [level_label(axes, levels[len(schedule) :])])])
 
-    about = {"alone": sign * means[1], "alone_at": at(best), "mixture": sign * means[0], "mixture_at": at(mixture)}
-    return about | _estimated(difference, target, ("mixture", f"{name} alone"))
+def _grid(runs: pd.DataFrame, target: Target, axes: Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]:
+    """The cost of each candidate with each seed, `[seeds, candidates]` (NaN: not run), and alpha and levels of each candidate."""
+    place = [
+        "alpha",
+        *(each for each in (ALPHA,) if each in runs),
+        *axes,
+    ]  # schedules of one mean alpha are not one candidate
+    candidate = runs.groupby(place, dropna=False).ngroup().to_numpy()
+    seeds, seed = np.unique(runs["seed"], return_inverse=True)
+    costs = np.full((len(seeds), candidate.max() + 1), np.nan)
+    costs[seed, candidate] = target.cost(runs[target.column].to_numpy(float))
+    return costs, runs.assign(candidate=candidate).drop_duplicates("candidate").sort_values("candidate")
 
 
 def held_out(costs: np.ndarray) -> np.ndarray:

@@ -113,7 +113,7 @@ def _rises(rises: pd.DataFrame, target: Target) -> Part | None:
     runs = rises[(rises["reading"] == target.name) & (rises["alpha"] == alpha)]
     if runs.empty:
         return Part("cannot tell", f"{_named(target)}: no finished run of alpha = {alpha:g} has this reading")
-    row = runs.loc[runs["R"].idxmax()]
+    row = runs.iloc[int(runs["R"].to_numpy().argmax())]
     R, gap, limit = int(row["R"]), float(row["gap"]), float(row["gap_limit"])
     figures = {"R": R, "gap": gap, "gap_limit": limit, "seeds": int(row["seeds"])}
     figures |= {name: float(row[name]) for name in ("tokens_least", "epochs_least")}

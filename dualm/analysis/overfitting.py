@@ -75,12 +75,15 @@ def merged(overfits: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     means = ["tokens_least", "epochs_least", "loss_least", "loss_last", "gap", "gap_se", "gap_limit"]
     cell = cells(table)
     by_cell = overfits.assign(run=overfits["run"].map(cell)).groupby(["run", "reading"], sort=False)
-    ends = by_cell.agg(
-        tokens_low=("tokens_low", "min"), tokens_high=("tokens_high", "max"), overfitting=("overfits", "sum")
-    )
     rows = over_seeds(overfits.drop(columns=["tokens_low", "tokens_high"]), cell, means, ["reading"])
     limit = np.hypot(rows["gap_limit"], rows["gap_half"].fillna(0))
-    return rows.assign(overfits=rows["gap"] > limit, gap_limit=limit, **ends.reset_index(drop=True))
+    return rows.assign(
+        gap_limit=limit,
+        overfits=rows["gap"] > limit,
+        overfitting=by_cell["overfits"].sum().to_numpy(),
+        tokens_low=by_cell["tokens_low"].min().to_numpy(),
+        tokens_high=by_cell["tokens_high"].max().to_numpy(),
+    )
 
 
 def curve(table: pd.DataFrame, run: str, reading: str) -> pd.DataFrame:

@@ -106,9 +106,8 @@ def _of_group(group: Analysis) -> Iterator[Chart]:
 
 
 def _surface_charts(group: Analysis, names: Sequence[str]) -> list[Chart]:
-    surfaces, best, probabilities = (
-        {name: found[name] for name in names} for found in (group.surfaces, group.best, group.probabilities)
-    )
+    surfaces, best = {name: group.surfaces[name] for name in names}, {name: group.best[name] for name in names}
+    probabilities = {name: group.probabilities[name] for name in names}
     return [
         surface_charts.best_alpha(best),
         surface_charts.surface(surfaces, best),

@@ -11,9 +11,10 @@ Rasmussen and Ghahramani 2004, warped Gaussian processes). The warp is monotone,
 Error model: all runs are validated on the same windows, so they share the standard error over windows. It shifts the
 surface but does not change its shape, and is not part of the noise. With one seed the white noise models the effects of seed
 and shuffling. Several seeds of one (R, alpha) are one point, their mean over n seeds, with the known noise v/n; the white noise
-is then what the surface misses beside it. v is the variance of one run in standardised targets, pooled over all points with
-several seeds: the variance of three seeds alone is uncertain by a factor of several, and three that happen to agree would fix
-the surface. Points with an error of their own (`se`, measured on different data) get it in addition.
+is then what the surface misses beside it. v is the variance of one run in standardised targets, on a line fitted through the
+logarithms of the variances of all points with several seeds: the variance of three seeds alone is uncertain by a factor of
+several, and three that happen to agree would fix the surface; but runs far above the floor may well differ more than the best.
+Points with an error of their own (`se`, measured on different data) get it in addition.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.linalg import cho_solve, solve_triangular
+from scipy.special import digamma, polygamma
 from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -38,6 +40,7 @@ EDGE = 1 / 512  # half the distance of 1/256 from 0
 FLOORS = (None, 1.0, 0.3)  # distance below the lowest cost, in units of (median - lowest cost)
 MIN_NOISE = 1e-3  # fraction of the variance: without it some fits interpolate all points, with far too small intervals
 MINIMUM = {"points": 6, "R": 2, "alpha": 3}
+MIN_FOR_TREND = 8  # points with several seeds: with fewer their noise is taken as equal
 INSIDE = (50, 80, 95)  # percent: the intervals whose coverage is checked
 
 
@@ -106,7 +109,9 @@ class Surface:
     points: pd.DataFrame  # columns R, alpha, value (, seeds, value_sd) (, se)
     warp: Warp
     process: GaussianProcessRegressor
-    replicate: float = 0.0  # variance over seeds of one run, in standardised targets; 0 if no point has two seeds
+    replicate: float = (
+        0.0  # median variance over seeds of one run, in standardised targets; 0 if no point has two seeds
+    )
 
     @property
     def target(self) -> Target:
@@ -207,7 +212,7 @@ def _fit_warped(
     inputs = np.column_stack([np.log2(points["R"]), separate(points["alpha"].to_numpy())])
     errors = points["se"].to_numpy() * warp.slope(values) if "se" in points else np.zeros(len(points))
     replicate = replicate_variance(points, warp)
-    seeds = points["seeds"].to_numpy() if replicate else 1
+    seeds = points["seeds"].to_numpy() if "seeds" in points else 1
     scales: Any = (3.0, 4.0)  # in log2 R and in separated alpha
     added: Any = errors**2 + replicate / seeds + 1e-10
     shape = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(scales, ((0.5, 50), (0.5, 50)), nu=1.5)
@@ -223,13 +228,24 @@ def _fit_warped(
         )  # a length scale at its bound means that the surface is flat in this direction
         process.fit(inputs, warp.forward(values))
     likelihood = process.log_marginal_likelihood_value_ + np.log(warp.slope(values)).sum()
-    return Surface(name, higher_is_better, points.reset_index(drop=True), warp, process, replicate), float(likelihood)
+    return Surface(
+        name, higher_is_better, points.reset_index(drop=True), warp, process, float(np.median(replicate))
+    ), float(likelihood)
 
 
-def replicate_variance(points: pd.DataFrame, warp: Warp) -> float:
-    """The variance of one run over seeds, in standardised targets, pooled over the points; 0 if none has two seeds."""
-    if "seeds" not in points or points["seeds"].max() < 2:
-        return 0.0
-    several = points[points["seeds"] > 1]
-    variances = (several["value_sd"].to_numpy() * warp.slope(several["value"].to_numpy())) ** 2
-    return float(np.average(variances, weights=several["seeds"] - 1))
+def replicate_variance(points: pd.DataFrame, warp: Warp) -> np.ndarray:
+    """The variance over seeds of one run at each point, in standardised targets `[points]`; 0 if no point has two seeds that differ.
+
+    Its logarithm is a straight line in the target, or a constant with few points, by least squares on the logarithms of the
+    measured variances. These are corrected for their bias and weighted by their precision (moments of a log chi-square variable).
+    """
+    targets = warp.forward(points["value"].to_numpy(float))
+    several = points["seeds"].to_numpy() > 1 if "seeds" in points else np.zeros(len(points), bool)
+    if not several.any() or not (spread := np.median(points["value_sd"][several])):
+        return np.zeros(len(points))
+    half = (points["seeds"].to_numpy()[several] - 1) / 2
+    sd = np.maximum(points["value_sd"].to_numpy()[several], 1e-3 * spread)
+    logs = 2 * np.log(sd * warp.slope(points["value"].to_numpy(float)[several])) - digamma(half) + np.log(half)
+    line = np.polyfit(targets[several], logs, int(several.sum() >= MIN_FOR_TREND), w=polygamma(1, half) ** -0.5)
+    ends = targets[several].min(), targets[several].max()
+    return np.exp(np.polyval(line, np.clip(targets, *ends)))

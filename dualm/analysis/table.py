@@ -7,7 +7,7 @@ A reading is one way to evaluate a model; `dualm.evaluation.readings` lists them
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +83,7 @@ def families(chosen: Iterable[Target]) -> dict[str, dict[str, Target]]:
     return found
 
 
-def both_readings(family: dict[str, Target]) -> list[Target]:
+def both_readings(family: Mapping[str, Target]) -> list[Target]:
     """The reading that AR trains and the one that MD trains. MD has no NELBO among scores: PLL stands for it, or prefix."""
     md = next((family[reading] for reading in MD_READINGS if reading in family), None)
     return [target for target in (family.get("ar"), md) if target]

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dualm.analysis.analyze import Analysis, SweepAnalysis, finished_runs
-from dualm.analysis.charts import budget_label
+from dualm.analysis.charts import budget_label, records
 from dualm.analysis.isoflop import IsoFlopFit
 from dualm.analysis.isoflop_charts import with_interval
 from dualm.analysis.overfitting import merged
@@ -119,7 +119,7 @@ def _overfitting(rises: pd.DataFrame) -> Table:
     counts = f"{int(rises['overfits'].sum())} of {len(rises)} {'points' if several else 'runs'} and readings overfit"
     spread = "± 95 % over seeds" if several else "± s.e."
     table = _table(counts, ("run", "reading"), ("lowest", "at epoch", "last", "gap", spread, "seeds"))
-    for row in rises[rises["overfits"]].sort_values("gap", ascending=False).itertuples():
+    for row in records(rises[rises["overfits"]].sort_values("gap", ascending=False)):
         half = row.gap_half if row.seeds > 1 else row.gap_se
         numbers = (f"{number:.3f}" for number in (row.loss_last, row.gap, half))
         table.add_row(
@@ -131,7 +131,7 @@ def _overfitting(rises: pd.DataFrame) -> Table:
 def _contests(rows: pd.DataFrame) -> Table:
     left = ("column", "value", "R", "best alone", "best mixture")
     table = _table("each objective alone against the best mixture", left, ("mixture minus alone", "seeds", "better"))
-    for row in rows.itertuples():
+    for row in records(rows):
         at = f" ({row.others})" if row.others else ""
         table.add_row(row.target, row.value, f"{row.R:g}{at}", row.alone_at, row.mixture_at, *_difference(row))
     return table
@@ -140,7 +140,7 @@ def _contests(rows: pd.DataFrame) -> Table:
 def _differences(rows: pd.DataFrame) -> Table:
     headings = ("R", "alpha", "difference", "seeds", "better")
     table = _table("the levels of each axis, level minus base", ("axis", "level", "base", "at", "column"), headings)
-    for row in rows.itertuples():
+    for row in records(rows):
         place = (f"{row.R:g}", alpha_label(row.alpha))
         table.add_row(row.axis, row.level, row.base, row.others, row.target, *place, *_difference(row))
     return table
