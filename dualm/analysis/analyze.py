@@ -102,8 +102,11 @@ def analyze(table: pd.DataFrame, chosen: Sequence[Target] | None = None) -> Anal
     check(table)
     finished = finished_runs(table)
     chosen = targets(finished) if chosen is None else chosen
+    absent = [target.name for target in chosen if not finished[target.column].notna().any()]
+    chosen = [target for target in chosen if target.name not in absent]
     unfinished = sorted(set(table["run"]) - set(finished["run"]))
     left_out = [f"{len(unfinished)} runs not finished: {', '.join(map(str, unfinished))}"] if unfinished else []
+    left_out += [f"{', '.join(absent)}: not measured on these runs"] if absent else []
     compares = finished["R"].nunique() > 1 or finished["alpha"].between(0, 1, inclusive="neither").any()
     one_size = len(by_size(finished)) == 1
     if not compares:

@@ -7,7 +7,7 @@ them, so their error is not part of it. A cell of one seed has no interval; it i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,9 +53,9 @@ def seeds_label(seeds: int) -> str:
     return "one seed" if seeds == 1 else f"{seeds} seeds"
 
 
-def with_half(mean: float, half: float, label: Callable[[float], str] = "{:.3f}".format) -> str:
+def with_half(mean: float, half: float, form: str = ".3f") -> str:
     """`4.123 ± 0.010`, or the mean alone if there is no interval."""
-    return label(mean) if math.isnan(half) else f"{label(mean)} ± {label(half)}"
+    return f"{mean:{form}}" if math.isnan(half) else f"{mean:{form}} ± {half:{form.removeprefix('+')}}"
 
 
 def cells(table: pd.DataFrame) -> pd.Series:

@@ -153,7 +153,7 @@ def _differences(rows: pd.DataFrame) -> Iterator[tuple[str, list[Cell]]]:
 def _difference(found: Sequence[Any]) -> Iterator[tuple[str, list[Cell]]]:
     yield (
         "difference",
-        [Cell(with_half(row.difference, row.high - row.difference, "{:+.4f}".format), row.difference) for row in found],
+        [Cell(with_half(row.difference, row.high - row.difference, "+.4f"), row.difference) for row in found],
     )
     yield "seeds", [Cell(seeds_label(row.seeds), row.seeds) for row in found]
     yield "better", [Cell(row.better or "cannot tell", row.better or "cannot tell") for row in found]

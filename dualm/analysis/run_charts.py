@@ -40,6 +40,7 @@ def curves(table: pd.DataFrame, overfitting: pd.DataFrame, reading: Reading) -> 
 
     Runs that differ in the seed alone are one line, their mean, with its 95 % interval as a band.
     """
+    table = table[table["finished"].astype(bool)]
     found, cell = merged(overfitting, table), cells(table)
     runs = found[found["reading"] == reading.key]
     ends = np.concatenate([runs["loss_least"], runs["loss_last"]])

@@ -29,7 +29,7 @@ from dualm.analysis.charts import (
 )
 from dualm.analysis.replicates import seeds_label
 from dualm.analysis.surface import Surface, unite
-from dualm.analysis.table import Target
+from dualm.analysis.table import Target, family_title
 from dualm.sweep.labels import alpha_label
 
 SPARSE = (0, 1 / 64, 1 / 8, 1 / 2, 63 / 64, 1)  # ratios whose labels fit side by side on a phone
@@ -43,7 +43,8 @@ def best_alpha(best: Mapping[str, pd.DataFrame]) -> Chart:
     named = {Target.named(name): table for name, table in best.items()}
     ratio = [_interval(table, target, n, "alpha", alpha_position) for n, (target, table) in enumerate(named.items())]
     counts = [_interval(table, target, n, "exposures", _log) for n, (target, table) in enumerate(named.items())]
-    rule = next(iter(best.values()))
+    first, rule = next(iter(named.items()))
+    of = f", {family_title(first.family)}" if first.higher_is_better else ""
     repetitions = repetition_axis(numbers(rule["R"]), 0.4)
     by_ratio, by_count = (
         Series(RULE_NAME, numbers(np.log2(rule["R"])), [position(value) for value in rule[column]], RULE, dash="dash")
@@ -58,7 +59,7 @@ def best_alpha(best: Mapping[str, pd.DataFrame]) -> Chart:
         "Points: the ratio α with the best posterior median. Bars: 90 % credible intervals. Right: the same as AR exposures "
         "α·R, the number of times that each token is trained with the AR objective. The published rule limits it to 16.",
         (
-            Panel("Best AR ratio", repetitions, alpha_axis(), (by_ratio, *ratio)),
+            Panel(f"Best AR ratio{of}", repetitions, alpha_axis(), (by_ratio, *ratio)),
             Panel("AR exposures at the best ratio", repetitions, exposures, (by_count, *counts)),
         ),
         columns=2,
@@ -74,7 +75,7 @@ def _interval(best: pd.DataFrame, target: Target, n: int, column: str, position:
     """The best ratio of one target with its interval, shifted a little so that targets do not overlap."""
     bounds = ("low", "high") if column == "alpha" else ("exposures_low", "exposures_high")
     return Series(
-        target.title,
+        f"{target.reading} mode" if target.higher_is_better else target.title,
         numbers(np.log2(best["R"]) + 0.14 * (n - 1)),
         [position(value) for value in best[column]],
         colour(target),

@@ -147,5 +147,5 @@ def _differences(rows: pd.DataFrame) -> Table:
 
 
 def _difference(row: Any) -> tuple[str, str, str]:
-    shown = with_half(row.difference, row.high - row.difference, "{:+.4f}".format)
+    shown = with_half(row.difference, row.high - row.difference, "+.4f")
     return shown, seeds_label(row.seeds), row.better or "cannot tell"

@@ -125,6 +125,16 @@ def test_targets_are_chosen(wanted: list[str], names: list[str]) -> None:
     assert [target.name for target in targets(scored(True), wanted)] == names
 
 
+def test_runs_without_a_score_have_no_claims_on_it() -> None:
+    table = scored(True)
+    levels = [table.assign(**{"model.dropout": level, "run": f"{level}-" + table["run"]}) for level in (0.0, 0.1)]
+    levels[1] = levels[1].drop(columns=[name for name in table.columns if name.startswith("task/")])
+    with_scores, without = analyze_sweep(pd.concat(levels)).groups.values()
+    assert {finding.about for finding in with_scores.findings} == {"validation loss", "average score"}
+    assert {finding.about for finding in without.findings} == {"validation loss"}
+    assert "average/ar, average/pll, average/prefix: not measured on these runs" in without.left_out
+
+
 def test_one_column_has_the_claims_that_need_no_second() -> None:
     table = scored(True)
     (group,) = analyze_sweep(table, ["average/ar"]).groups.values()
