@@ -18,8 +18,8 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from dualm.analysis.surface import separate
-from dualm.analysis.table import POOL
-from dualm.evaluation.readings import DRAWN, Marker, Reading
+from dualm.analysis.table import POOL, Target
+from dualm.evaluation.readings import DRAWN, READINGS, Marker, Reading
 from dualm.sweep.labels import alpha_label, count_label, flops_label
 
 Dash = Literal["solid", "dash", "dot"]
@@ -150,6 +150,25 @@ def alpha_axis(values: Sequence[float] = POOL) -> Axis:
     edge = 0.35
     ticks = tuple((alpha_position(alpha), alpha_label(alpha)) for alpha in values)
     return Axis("AR ratio α", ticks, (alpha_position(0) - edge, alpha_position(1) + edge))
+
+
+# Scores in the modes that are no reading of validation: PLL stands for MD there.
+MODES: dict[str, tuple[str, Marker]] = {
+    "pll": (READINGS["md"].colour, READINGS["md"].marker),
+    "pll_mixed": ("#CC79A7", "diamond"),
+    "mc": ("#56B4E9", "star"),
+}
+
+
+def colour(target: Target) -> str:
+    """That of its reading, in losses and scores."""
+    return READINGS[target.reading].colour if target.reading in READINGS else MODES.get(target.reading, (INK,))[0]
+
+
+def marker(target: Target) -> Marker:
+    if target.reading in READINGS:
+        return READINGS[target.reading].marker
+    return MODES[target.reading][1] if target.reading in MODES else "circle"
 
 
 def present(names: Collection[str]) -> list[Reading]:

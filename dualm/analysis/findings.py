@@ -1,5 +1,8 @@
 """The published findings (Samuel and Charpentier 2025, arXiv 2512.14549), tested on these runs.
 
+They are tested on each family of columns: the validation losses, the average score, each task. The published ones are about the
+average score of nine tasks. "Both readings" are AR and MD among losses, AR and PLL (or prefix) among scores.
+
 Each claim is split into parts that one number decides. A part "shows" if it holds with a confidence of at least 95 %,
 "does not show" if its opposite does, and otherwise the verdict is "cannot tell". A claim shows if all its parts show, and
 does not show if one of them does not.
@@ -18,16 +21,17 @@ import pandas as pd
 from scipy.stats import binomtest, norm
 
 from dualm.analysis.optimum import DRAWS, FINE, best_index
-from dualm.analysis.overfitting import difference_error
+from dualm.analysis.overfitting import difference_error, merged
+from dualm.analysis.replicates import cells, over_seeds, seeds_label
 from dualm.analysis.surface import EDGE, Surface, grid, separate
-from dualm.analysis.table import POOL, PURE, last, objective_name
+from dualm.analysis.table import LOSS, POOL, PURE, Target, both_readings, families, family_title, last
 from dualm.evaluation.readings import READINGS
 
 Verdict = Literal["shows", "does not show", "cannot tell"]
 
 SURE = 0.95
 NEGLIGIBLE = 0.05  # nats per token: a smaller rise of the loss does not count as overfitting
-SAME_MODEL = 0.99  # correlation over windows of the prefix and AR readings of one model; a small model had 0.9999
+SAME_MODEL = 0.99  # correlation over windows of the prefix and AR losses of one model; a small model had 0.9999
 
 
 @dataclass(frozen=True)
@@ -45,23 +49,49 @@ class Finding:
     claim: str
     verdict: Verdict
     parts: Sequence[Part]
+    about: str = ""  # the family of columns: `validation loss`, `average score`, a task
 
     @classmethod
-    def of(cls, key: str, claim: str, parts: Sequence[Part]) -> Finding:
+    def of(cls, key: str, claim: str, about: str, parts: Sequence[Part]) -> Finding:
         order: tuple[Verdict, ...] = ("does not show", "cannot tell", "shows")
-        return cls(key, claim, order[min(order.index(part.verdict) for part in parts)], parts)
+        return cls(key, claim, order[min(order.index(part.verdict) for part in parts)], parts, about)
 
 
-def findings(table: pd.DataFrame, overfits: pd.DataFrame, surfaces: Mapping[str, Surface]) -> list[Finding]:
-    """The four claims. `overfits` is the table of `overfitting`; `surfaces` may hold those of the AR and MD readings."""
-    mixtures = [_by_surface(_mixture_wins, surfaces, reading) for reading in PURE]
-    falls = [_by_surface(part, surfaces, reading) for reading in PURE for part in (_alpha_falls, _exposures_stay)]
-    return [
-        Finding.of("a", "AR overfits at high R, MD does not", [_ar_overfits(overfits), _md_does_not(overfits)]),
-        Finding.of("b", "A mixture beats both ends at every R, in both readings", mixtures),
-        Finding.of("c", "The best alpha falls with R, with alpha * R near constant", falls),
-        Finding.of("d", "Prefix reading beats AR reading for mixed models", [_prefix_wins(table)]),
+def findings(
+    table: pd.DataFrame, overfits: pd.DataFrame, surfaces: Mapping[str, Surface], targets: Sequence[Target]
+) -> list[Finding]:
+    """The four claims on each family of `targets`.
+
+    `overfits` is the table of `overfitting`; `surfaces`, by name of a target, may lack some of them.
+    """
+    rises = merged(overfits, table)
+    return [claim for family in families(targets).values() for claim in _claims(table, rises, surfaces, family)]
+
+
+def _claims(
+    table: pd.DataFrame, rises: pd.DataFrame, surfaces: Mapping[str, Surface], family: Mapping[str, Target]
+) -> list[Finding]:
+    """The claims on the targets of one family, by reading. A target without another reading has no claim about two."""
+    every = list(family.values())
+    pair = both_readings(family) if len(every) > 1 else every
+    overfit = [part for target in pair if (part := _rises(rises, target))]
+    mixtures = [_by_surface(_mixture_wins, surfaces, target) for target in pair]
+    falls = [_by_surface(part, surfaces, target) for target in pair for part in (_alpha_falls, _exposures_stay)]
+    both = ", in both readings" if len(pair) > 1 else ""
+    claims = [
+        ("a", "AR overfits at high R, MD does not", overfit),
+        ("b", f"A mixture beats both ends at every R{both}", mixtures),
+        ("c", "The best alpha falls with R, with alpha * R near constant", falls),
     ]
+    if len(every) > 1:
+        claims.append(("d", "Prefix reading beats AR reading for mixed models", [_prefix_wins(table, family)]))
+    about = family_title(every[0].family)
+    return [Finding.of(key, claim, about, parts) for key, claim, parts in claims if parts]
+
+
+def _named(target: Target) -> str:
+    """`AR reading (valid/ar_nll)`: which column a statement is about."""
+    return f"{target.title} ({target.column})"
 
 
 def by_probability(probability: float) -> Verdict:
@@ -70,45 +100,38 @@ def by_probability(probability: float) -> Verdict:
     return "does not show" if probability <= 1 - SURE else "cannot tell"
 
 
-def _rise(overfits: pd.DataFrame, reading: str) -> tuple[Verdict, str, dict[str, float]]:
-    """Whether the runs with one objective only overfit at their highest R.
+def _rises(rises: pd.DataFrame, target: Target) -> Part | None:
+    """Whether the runs of one objective only overfit at their highest R, as AR (alpha = 1) should and MD (alpha = 0) should not.
 
-    Seeds are averaged and not counted as independent, because they share their validation windows.
+    None for a reading that no objective trains alone.
     """
-    alpha = PURE[reading]
-    runs = overfits[(overfits["reading"] == reading) & (overfits["alpha"] == alpha)]
+    if target.higher_is_better:
+        return Part("cannot tell", f"{_named(target)}: measured at the end of a run alone, and this claim needs curves")
+    alpha = PURE.get(target.reading.removeprefix("valid/").partition("_")[0])
+    if alpha is None:
+        return None
+    runs = rises[(rises["reading"] == target.name) & (rises["alpha"] == alpha)]
     if runs.empty:
-        return "cannot tell", f"no finished run of alpha = {alpha:g} has this reading", {}
-    R = int(runs["R"].max())
-    gap, limit, tokens, seen = runs[runs["R"] == R][["gap", "gap_limit", "tokens_least", "epochs_least"]].mean()
-    figures = {"R": R, "gap": gap, "gap_limit": limit, "tokens_least": tokens, "epochs_least": seen}
+        return Part("cannot tell", f"{_named(target)}: no finished run of alpha = {alpha:g} has this reading")
+    row = runs.iloc[int(runs["R"].to_numpy().argmax())]
+    R, gap, limit = int(row["R"]), float(row["gap"]), float(row["gap_limit"])
+    figures = {"R": R, "gap": gap, "gap_limit": limit, "seeds": int(row["seeds"])}
+    figures |= {name: float(row[name]) for name in ("tokens_least", "epochs_least")}
     statement = (
-        f"at alpha = {alpha:g} and R = {R} the {objective_name(reading)} loss ends {gap:.3f} nats/token above its "
+        f"{_named(target)}: at alpha = {alpha:g} and R = {R} the loss ends {gap:.3f} {target.unit} above its lowest value, which it "
+        f"reached after {row['epochs_least']:.3g} epochs (95 % limit of chance: {limit:.3f}; {seeds_label(int(row['seeds']))})"
     )
-    statement += f"lowest value, which it reached after {seen:.3g} epochs (95 % limit of chance: {limit:.3f})"
+    overfits: Verdict = "shows" if gap > max(limit, NEGLIGIBLE) else "cannot tell"
     if gap + limit < NEGLIGIBLE:
-        return "does not show", statement, figures
-    return ("shows" if gap > max(limit, NEGLIGIBLE) else "cannot tell"), statement, figures
+        overfits = "does not show"
+    opposite: dict[Verdict, Verdict] = {"shows": "does not show", "does not show": "shows"}
+    return Part(overfits if alpha == PURE["ar"] else opposite.get(overfits, overfits), statement, figures)
 
 
-def _ar_overfits(overfits: pd.DataFrame) -> Part:
-    return Part(*_rise(overfits, "ar"))
-
-
-def _md_does_not(overfits: pd.DataFrame) -> Part:
-    rises, statement, figures = _rise(overfits, "md")
-    opposite: dict[Verdict, Verdict] = {
-        "shows": "does not show",
-        "does not show": "shows",
-        "cannot tell": "cannot tell",
-    }
-    return Part(opposite[rises], statement, figures)
-
-
-def _by_surface(part: Callable[[Surface], Part], surfaces: Mapping[str, Surface], reading: str) -> Part:
-    if reading not in surfaces:
-        return Part("cannot tell", f"{objective_name(reading)} reading: no surface could be fitted")
-    return part(surfaces[reading])
+def _by_surface(part: Callable[[Surface], Part], surfaces: Mapping[str, Surface], target: Target) -> Part:
+    if target.name not in surfaces:
+        return Part("cannot tell", f"{_named(target)}: no surface could be fitted")
+    return part(surfaces[target.name])
 
 
 def _trained(surface: Surface) -> np.ndarray:
@@ -133,7 +156,7 @@ def _mixture_wins(surface: Surface) -> Part:
     table = mixture_probability(surface)
     worst = table.iloc[int(table["probability"].to_numpy().argmin())]
     sure = int((table["probability"] >= SURE).sum())
-    statement = f"{objective_name(surface.name)} reading: a mixture beats both ends with a probability of {SURE:.0%} or more at {sure} of {len(table)} R; "
+    statement = f"{_named(surface.target)}: a mixture beats both ends with a probability of {SURE:.0%} or more at {sure} of {len(table)} R; "
     statement += f"the lowest is {worst['probability']:.2f}, at R = {worst['R']:g} (alpha {worst['alpha']:.4g})"
     figures = {f"R={R:g}": p for R, p in zip(table["R"], table["probability"], strict=True)}
     return Part(by_probability(float(worst["probability"])), statement, figures)
@@ -154,7 +177,7 @@ def _alpha_falls(surface: Surface) -> Part:
     repetitions = _trained(surface)
     slopes = _slopes(separate(_best_draws(surface, repetitions)), repetitions)
     falls = float((slopes < 0).mean())
-    statement = f"{objective_name(surface.name)} reading: the best alpha falls with R with probability {falls:.2f}"
+    statement = f"{_named(surface.target)}: the best alpha falls with R with probability {falls:.2f}"
     return Part(
         by_probability(falls), statement, {"probability": falls, "slope of logit alpha": float(np.median(slopes))}
     )
@@ -168,34 +191,47 @@ def _exposures_stay(surface: Surface) -> Part:
     slopes = _slopes(np.log2(np.maximum(_best_draws(surface, repetitions), EDGE)), repetitions)
     low, high = np.quantile(slopes, (0.05, 0.95))
     near = float(((slopes > -1.5) & (slopes < -0.5)).mean())
-    statement = f"{objective_name(surface.name)} reading: from R = {repetitions[0]:g} on the best alpha is proportional to R to the power {low:.2f} to "
+    statement = f"{_named(surface.target)}: from R = {repetitions[0]:g} on the best alpha is proportional to R to the power {low:.2f} to "
     statement += (
         f"{high:.2f} (90 % credible interval; -1 keeps alpha * R constant, and -1.5 to -0.5 has probability {near:.2f})"
     )
     return Part(by_probability(near), statement, {"low": float(low), "high": float(high), "probability": near})
 
 
-def _prefix_wins(table: pd.DataFrame) -> Part:
-    """Decided by the mean difference and by the share of mixed runs; all runs have the error over windows in common."""
-    names = prefix, causal = READINGS["prefix"].metric, READINGS["ar_second_half"].metric
+def _prefix_wins(table: pd.DataFrame, family: Mapping[str, Target]) -> Part:
+    """Decided by the mean difference and by the share of mixed points; all points have the error over windows in common.
+
+    The correlation over documents of two scores of one model is not known, so none is assumed, which is cautious.
+    """
     mixed = table[(table["alpha"] > 0) & (table["alpha"] < 1)]
-    runs = last(mixed, prefix).dropna(subset=[causal]) if set(names) <= set(table.columns) else mixed.head(0)
-    if len(runs) < 2:
-        return Part("cannot tell", f"{len(runs)} finished mixed runs have both readings of the same targets")
-    difference = (runs[prefix] - runs[causal]).to_numpy()
-    errors = [runs[name + "_se"].to_numpy() if name + "_se" in runs else np.zeros(len(runs)) for name in names]
-    windows = difference_error(errors[0], errors[1], correlation=SAME_MODEL).mean()
-    mean, error = difference.mean(), np.hypot(difference.std(ddof=1) / np.sqrt(len(runs)), windows)
-    wins = int((difference < 0).sum())
-    share = binomtest(wins, len(runs)).proportion_ci(2 * SURE - 1)
+    losses = LOSS in {target.family for target in family.values()}
+    none = Part("cannot tell", "0 finished mixed runs have both readings of the same targets")
+    if not {"prefix", "ar"} <= family.keys():
+        return none
+    target = family["prefix"]
+    names = target.column, READINGS["ar_second_half"].metric if losses else family["ar"].column
+    if not set(names) <= set(table.columns):
+        return none
+    runs = last(mixed, names[0]).dropna(subset=[names[1]])
+    runs = runs.assign(difference=runs[names[0]] - runs[names[1]])
+    points = over_seeds(runs, cells(table), ["difference"])
+    if len(points) < 2:
+        return Part("cannot tell", f"{len(points)} finished mixed runs have both readings of the same targets")
+    errors = [points[name + "_se"].to_numpy() if name + "_se" in points else np.zeros(len(points)) for name in names]
+    shared = np.nanmean(difference_error(errors[0], errors[1], correlation=SAME_MODEL if losses else 0.0))
+    difference = points["difference"].to_numpy()
+    mean, error = difference.mean(), np.hypot(difference.std(ddof=1) / np.sqrt(len(points)), shared)
+    cost = target.cost(difference)
+    wins = int((cost < 0).sum())
+    share = binomtest(wins, len(points)).proportion_ci(2 * SURE - 1)
     limit = norm.ppf(SURE) * error
     verdict: Verdict = "cannot tell"
-    if mean < -limit and share.low > 0.5:
+    if cost.mean() < -limit and share.low > 0.5:
         verdict = "shows"
-    elif mean > limit and share.high < 0.5:
+    elif cost.mean() > limit and share.high < 0.5:
         verdict = "does not show"
     statement = (
-        f"prefix minus AR on the same targets is {mean:+.4f} ± {error:.4f} nats/token over {len(runs)} mixed runs, "
+        f"{names[0]} minus {names[1]} is {mean:+.4f} ± {error:.4f} {target.unit} over {len(points)} mixed points (R, alpha), "
+        f"{wins} of which are better with a prefix"
     )
-    statement += f"{wins} of which have the lower loss with a prefix"
-    return Part(verdict, statement, {"difference": mean, "se": error, "runs": len(runs), "better": wins})
+    return Part(verdict, statement, {"difference": mean, "se": error, "points": len(points), "better": wins})

@@ -7,7 +7,7 @@ to masked diffusion (MD):
     over the budgets     N* = a C^p    D* = b C^q    L* = E + k C^-r   (E = 0 with fewer than four minima)
 
 N is the number of parameters without the input embedding, D the number of tokens, C the training FLOPs
-(`size.flops_per_token`). The loss is the last validation loss of a run. A parabola is accurate only near its minimum, so
+(`size.flops_per_token`). The loss is the last validation loss of a run, the mean over its seeds. A parabola is accurate only near its minimum, so
 it is fitted to sizes within a factor `REACH` of the best size. A minimum at the end of these sizes is reported as "at
 most" or "at least" and is not used for the laws. The tokens at N* are interpolated between those of the sizes.
 
@@ -30,6 +30,7 @@ import pandas as pd
 
 from dualm.analysis.optimum import LEVEL, tails
 from dualm.analysis.power_laws import ComputeGap, PowerLaw, compute_gap, fit_power_law
+from dualm.analysis.replicates import cells, over_seeds
 from dualm.analysis.table import LOSSES, PURE, last, pure_group
 from dualm.errors import UserError
 from dualm.randomness import stream
@@ -106,7 +107,7 @@ def isoflop_fits(table: pd.DataFrame) -> tuple[list[IsoFlopFit], ComputeGap | No
 
 
 def isoflop_points(table: pd.DataFrame, reading: str) -> pd.DataFrame:
-    """Columns run, flops, N, D, loss at the end of each finished run with one objective only, at its smallest R."""
+    """Columns run, flops, N, D, loss at the end of the finished runs with one objective only, at their smallest R, by point."""
     for column in ("flops", LOSSES[reading]):
         if column not in table:
             raise UserError(
@@ -115,7 +116,8 @@ def isoflop_points(table: pd.DataFrame, reading: str) -> pd.DataFrame:
     rows = last(table[table["alpha"] == PURE[reading]], LOSSES[reading])
     rows = rows[rows["R"] == rows["R"].min()]
     named = {"flops": "flops", "N": "parameters", "D": "tokens", "loss": LOSSES[reading]}
-    return rows[["run"]].assign(**{name: rows[column].astype(float) for name, column in named.items()})
+    points = rows[["run"]].assign(**{name: rows[column].astype(float) for name, column in named.items()})
+    return over_seeds(points, cells(table), ["loss"])
 
 
 def fit_isoflop(points: pd.DataFrame, reading: str, seed: int = 0) -> IsoFlopFit:

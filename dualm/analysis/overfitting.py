@@ -11,17 +11,22 @@ known much better than either loss: a window that is hard at one step is hard at
 
 The minimum of n noisy numbers is biased downwards. The limits are therefore Šidák's, which hold for all n validations
 together.
+
+Several seeds of one point are described one by one and then averaged (`over_seeds`). Their mean gap is significant beyond the
+limit of one run and the spread of the seeds together; the former does not shrink with seeds, because they share their windows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from dualm.analysis.table import LOSSES, check, validations
+from dualm.analysis.replicates import cells, over_seeds
+from dualm.analysis.table import LOSSES, Target, check, validations
 
 CORRELATION = 0.9
 CONFIDENCE = 0.95
@@ -50,26 +55,53 @@ class Overfitting:
     validations: int
 
 
-def overfitting(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per finished run and reading; the columns are the fields of `Overfitting`."""
+def overfitting(table: pd.DataFrame, readings: Sequence[str] = tuple(LOSSES)) -> pd.DataFrame:
+    """A row per finished run and reading (a key of `LOSSES` or another column of losses); the columns are the fields of `Overfitting`."""
     check(table)
     rows = [
         describe(rows, reading)
-        for reading, column in LOSSES.items()
-        if column in table
+        for reading in readings
+        if (column := Target.named(reading).column) in table
         for _, rows in validations(table, column).groupby("run", sort=False)
     ]
     return pd.DataFrame([asdict(row) for row in rows], columns=list(Overfitting.__dataclass_fields__))
 
 
+def merged(overfits: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """A row per cell and reading: means over seeds, with `..._half` (see `replicates.over_seeds`).
+
+    `overfits` is of the mean gap and `overfitting` the number of seeds that overfit; the band reaches from the first of a seed to the last.
+    """
+    means = ["tokens_least", "epochs_least", "loss_least", "loss_last", "gap", "gap_se", "gap_limit"]
+    cell = cells(table)
+    by_cell = overfits.assign(run=overfits["run"].map(cell)).groupby(["run", "reading"], sort=False)
+    rows = over_seeds(overfits.drop(columns=["tokens_low", "tokens_high"]), cell, means, ["reading"])
+    limit = np.hypot(rows["gap_limit"], rows["gap_half"].fillna(0))
+    return rows.assign(
+        gap_limit=limit,
+        overfits=rows["gap"] > limit,
+        overfitting=by_cell["overfits"].sum().to_numpy(),
+        tokens_low=by_cell["tokens_low"].min().to_numpy(),
+        tokens_high=by_cell["tokens_high"].max().to_numpy(),
+    )
+
+
 def curve(table: pd.DataFrame, run: str, reading: str) -> pd.DataFrame:
     """Columns step, tokens, epochs (so far), loss, se of one run, finished or not, sorted by step."""
-    rows = table[(table["run"] == run) & table[LOSSES[reading]].notna()].sort_values("step")
+    rows = table[(table["run"] == run) & table[Target.named(reading).column].notna()].sort_values("step")
     return _curve(rows, reading)
 
 
+def mean_curve(table: pd.DataFrame, cell: pd.Series, name: str, reading: str) -> pd.DataFrame:
+    """The columns of `curve` with the mean loss over the seeds of the cell `name`, loss_half and seeds, where all seeds have a loss."""
+    runs = cell.index[cell == name]
+    curves = pd.concat([curve(table, run, reading).assign(run=run) for run in runs])
+    steps = over_seeds(curves, cell, ["loss"], ["step"]).sort_values("step")
+    return steps[steps["seeds"] == steps["seeds"].max()].reset_index(drop=True)
+
+
 def _curve(rows: pd.DataFrame, reading: str) -> pd.DataFrame:
-    column = LOSSES[reading]
+    column = Target.named(reading).column
     se = rows.get(column + "_se", 0.0)
     seen = {"epochs": rows["tokens"] / rows["unique_tokens"], "loss": rows[column], "se": se}
     return rows[["step", "tokens"]].assign(**seen).reset_index(drop=True)

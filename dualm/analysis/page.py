@@ -33,15 +33,23 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Table:
+    title: str
+    note: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    name: str  # of its section
+
+
+@dataclass(frozen=True)
 class Page:
     title: str
     about: str
     terms: Sequence[tuple[str, str]]  # a term and its definition
-    findings: Sequence[Finding]
+    findings: Sequence[tuple[str, Sequence[Finding]]]  # what they are about, and the findings
     left_out: Sequence[str]
     charts: Sequence[Chart]
-    headings: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    tables: Sequence[Table]
     footer: str
 
 
@@ -52,7 +60,7 @@ def render(page: Page) -> str:
         "<!--TITLE-->": escape(page.title),
         "<!--ABOUT-->": escape(page.about),
         "<!--BODY-->": "\n".join(
-            [_terms(page.terms), _sentences(page), *_sections(page.charts), _table(page.headings, page.rows)]
+            [_terms(page.terms), _sentences(page), *_sections(page.charts), *map(_table, page.tables)]
         ),
         "<!--FOOTER-->": escape(page.footer),
         "/*PLOTS*/": json.dumps(plots, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace(
@@ -72,10 +80,12 @@ def _terms(terms: Sequence[tuple[str, str]]) -> str:
 
 
 def _sentences(page: Page) -> str:
-    found = "".join(map(_finding, page.findings))
+    found = "".join(
+        f"<h3>{escape(about)}</h3><ul>{''.join(map(_finding, every))}</ul>" for about, every in page.findings
+    )
     left_out = "".join(f"<li>{escape(sentence)}</li>" for sentence in page.left_out)
     sections = (
-        (found, f'<section id="findings"><h2>Findings</h2><ul>{found}</ul></section>'),
+        (found, f'<section id="findings"><h2>Findings</h2>{found}</section>'),
         (left_out, f'<section id="left-out"><h2>Left out</h2><ul class="soft">{left_out}</ul></section>'),
     )
     return "".join(section for content, section in sections if content)
@@ -129,16 +139,16 @@ def _figure(chart: Chart, hidden: bool) -> str:
     )
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    text = [isinstance(cell.value, str) for cell in rows[0]]
+def _table(table: Table) -> str:
+    text = [isinstance(cell.value, str) for cell in table.rows[0]]
     head = "".join(
         f'<th scope="col"{" data-text" if is_text else ""}><button type="button">{escape(heading)}</button></th>'
-        for heading, is_text in zip(headings, text, strict=True)
+        for heading, is_text in zip(table.headings, text, strict=True)
     )
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
     return (
-        '<section id="runs"><h2>All runs</h2><p class="soft">Press a heading to sort by it. Bold: the lowest loss of a column. Rise: from the lowest loss of a run to its last loss.</p>'
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>'
+        f'<section id="{table.name}" class="data"><h2>{escape(table.title)}</h2><p class="soft">Press a heading to sort by it. '
+        f'{escape(table.note)}</p><div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>'
     )
 
 

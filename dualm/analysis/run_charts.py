@@ -25,7 +25,8 @@ from dualm.analysis.charts import (
     records,
     repetition_axis,
 )
-from dualm.analysis.overfitting import curve
+from dualm.analysis.overfitting import mean_curve, merged
+from dualm.analysis.replicates import cells, seeds_label, with_half
 from dualm.analysis.scaling import ScalingFit
 from dualm.evaluation.readings import READINGS, Reading
 from dualm.sweep.labels import alpha_label, count_label
@@ -35,8 +36,13 @@ DECADES = range(-1, 5)  # of R_D*, shown in the panel
 
 
 def curves(table: pd.DataFrame, overfitting: pd.DataFrame, reading: Reading) -> Chart:
-    """One panel per R, all with the same axes. A loss above the panel is far worse than the others."""
-    runs = overfitting[overfitting["reading"] == reading.key]
+    """One panel per R, all with the same axes. A loss above the panel is far worse than the others.
+
+    Runs that differ in the seed alone are one line, their mean, with its 95 % interval as a band.
+    """
+    table = table[table["finished"].astype(bool)]
+    found, cell = merged(overfitting, table), cells(table)
+    runs = found[found["reading"] == reading.key]
     ends = np.concatenate([runs["loss_least"], runs["loss_last"]])
     lowest, highest, typical = (float(np.quantile(ends, share)) for share in (0, 1, 0.85))
     top = min(highest, lowest + 2.5 * (typical - lowest))
@@ -44,12 +50,14 @@ def curves(table: pd.DataFrame, overfitting: pd.DataFrame, reading: Reading) -> 
     height = Axis(f"{reading.loss}, nats/token", span=(lowest - margin, top + margin))
     unit, scale = _token_unit(max(numbers(table["tokens"])))
     length = Axis(f"trained tokens, {unit}", span=(0, 1.03 * max(numbers(table["tokens"])) / scale))
+    several = " Several seeds of one point are one line, their mean, with its 95 % interval as a band."
     return Chart(
         f"curves-{reading.key}",
         "Validation loss during training",
         f"Validation loss in the {reading.title}: one panel per number of repetitions R, one line per run. A disc marks the "
         "lowest loss of each run. A large disc marks a run that overfits; its thick line spans the validations that do not "
-        "differ significantly from the lowest. Lines that leave a panel at the top are far worse than the others.",
+        "differ significantly from the lowest. Lines that leave a panel at the top are far worse than the others."
+        + (several if runs["seeds"].max() > 1 else ""),
         tuple(
             Panel(
                 f"R = {repetitions:g}, {range_label(_unique(table, repetitions))} unique tokens",
@@ -59,7 +67,7 @@ def curves(table: pd.DataFrame, overfitting: pd.DataFrame, reading: Reading) -> 
                     mark
                     for alpha, group in by_value(rows, "alpha")
                     for row in records(group)
-                    for mark in _curve(curve(table, str(row.run), reading.key), row, alpha, scale)
+                    for mark in _curve(mean_curve(table, cell, str(row.run), reading.key), row, alpha, scale)
                 ),
             )
             for repetitions, rows in by_value(runs, "R")
@@ -78,8 +86,9 @@ def _unique(table: pd.DataFrame, repetitions: float) -> list[float]:
 
 
 def _curve(points: pd.DataFrame, run: Any, alpha: float, scale: float) -> Iterator[Series]:
-    """The line of one run; `run` is its row of the overfitting table."""
+    """The line of one run, or of the mean over its seeds; `run` is its row of the merged overfitting table."""
     name, colour = f"α = {alpha_label(alpha)}", alpha_colour(alpha)
+    several = run.seeds > 1
     yield Series(
         name,
         (points["tokens"] / scale).tolist(),
@@ -87,9 +96,15 @@ def _curve(points: pd.DataFrame, run: Any, alpha: float, scale: float) -> Iterat
         colour,
         rank=alpha,
         dash=ENDS.get(alpha, "solid"),
+        low=(points["loss"] - points["loss_half"]).round(4).tolist() if several else None,
+        high=(points["loss"] + points["loss_half"]).round(4).tolist() if several else None,
         hover=[
             f"<b>{name}, R = {run.R}</b><br>{count_label(row.tokens)} tokens, epoch {row.epochs:.3g}<br>"
-            f"{row.loss:.3f} ± {row.se:.3f} nats/token"
+            + (
+                f"{with_half(row.loss, row.loss_half)} nats/token, {seeds_label(run.seeds)}"
+                if several
+                else f"{row.loss:.3f} ± {row.se:.3f} nats/token"
+            )
             for row in records(points)
         ],
     )
@@ -107,18 +122,18 @@ def _curve(points: pd.DataFrame, run: Any, alpha: float, scale: float) -> Iterat
         hover=[
             f"<b>{name}, R = {run.R}: lowest {run.loss_least:.3f}</b><br>at {count_label(run.tokens_least)} tokens "
             f"({count_label(run.tokens_low)} to {count_label(run.tokens_high)}), epoch {run.epochs_least:.3g}<br>"
-            f"at the end {run.gap:.3f} ± {run.gap_se:.3f} higher"
+            f"at the end {with_half(run.gap, run.gap_half if several else run.gap_se)} higher, {seeds_label(run.seeds)}"
         ],
     )
 
 
-def scaling(table: pd.DataFrame, fits: Sequence[ScalingFit]) -> Chart:
+def scaling(fits: Sequence[ScalingFit]) -> Chart:
     readings = present({fit.reading for fit in fits})
-    panels = [_fit_panel(table, [fit for fit in fits if fit.reading == each.key], each) for each in readings]
+    panels = [_fit_panel([fit for fit in fits if fit.reading == each.key], each) for each in readings]
     return Chart(
         "scaling",
         "The value of repeated data",
-        "Points: the lowest validation loss of each run. Lines: the fitted data-constrained scaling law, in which each "
+        "Points: the lowest validation loss of each run, or the mean over its seeds with its 95 % interval. Lines: the fitted data-constrained scaling law, in which each "
         "further repetition of a token is worth less. R_D* is the number of repetitions after which most of the value of a "
         "token is used up. Last panel: the 90 % confidence interval of R_D*, with a point if these runs determine it. Stars: "
         "published values.",
@@ -126,17 +141,17 @@ def scaling(table: pd.DataFrame, fits: Sequence[ScalingFit]) -> Chart:
     )
 
 
-def _fit_colour(table: pd.DataFrame, points: pd.DataFrame) -> str:
+def _fit_colour(points: pd.DataFrame) -> str:
     """The colour of alpha, if all runs have the same."""
-    alphas = sorted(set(numbers(table["alpha"][table["run"].isin(set(points["run"]))])))
+    alphas = sorted(set(numbers(points["alpha"])))
     return alpha_colour(alphas[0]) if len(alphas) == 1 else INK
 
 
-def _fit_panel(table: pd.DataFrame, fits: Sequence[ScalingFit], reading: Reading) -> Panel:
+def _fit_panel(fits: Sequence[ScalingFit], reading: Reading) -> Panel:
     marks = []
     for fit in fits:
         points = fit.points.sort_values("E")
-        x, colour = numbers(np.log2(points["E"])), _fit_colour(table, points)
+        x, colour = numbers(np.log2(points["E"])), _fit_colour(points)
         marks += [
             Series("", x, points["fitted"].tolist(), colour, dash="solid"),
             Series(
@@ -145,9 +160,11 @@ def _fit_panel(table: pd.DataFrame, fits: Sequence[ScalingFit], reading: Reading
                 points["loss"].tolist(),
                 colour,
                 marker=reading.marker,
+                low=numbers(points["loss"] - points["loss_half"].fillna(0)) if points["seeds"].max() > 1 else None,
+                high=numbers(points["loss"] + points["loss_half"].fillna(0)) if points["seeds"].max() > 1 else None,
                 hover=[
                     f"<b>{_name(fit)}, {row.E:.3g} epochs</b><br>{count_label(row.U)} unique tokens, worth "
-                    f"{count_label(row.effective)}<br>loss {row.loss:.3f}, fitted {row.fitted:.3f} nats/token"
+                    f"{count_label(row.effective)}<br>loss {with_half(row.loss, row.loss_half)}, fitted {row.fitted:.3f} nats/token"
                     for row in records(points)
                 ],
             ),

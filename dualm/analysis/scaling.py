@@ -6,7 +6,7 @@ U unique tokens seen E times are worth D' new tokens (Muennighoff et al. 2023, a
 of repetitions after which most of the value of a token is used up. N is the plain number of parameters, not the effective
 N' of that paper, which needs a law of the best size for U.
 
-L is the lowest validation loss within the budget of the run, and E the number of all its repetitions. The law describes
+L is the lowest validation loss, the mean over the seeds of a point, within the budget of the run, and E the number of all its repetitions. The law describes
 what more repetitions can give at best and has no term for overfitting; `overfitting` describes the rise after the lowest
 loss.
 
@@ -29,6 +29,7 @@ import pandas as pd
 from scipy.optimize import brentq, least_squares
 from scipy.stats import f
 
+from dualm.analysis.replicates import cells, over_seeds
 from dualm.analysis.table import LOSSES, PURE, check, lowest, pure_group
 from dualm.errors import UserError
 from dualm.sweep.labels import alpha_label
@@ -59,7 +60,7 @@ class ScalingFit:
     residual: float  # typical relative residual of the loss
     size_scale: float | None  # A and a, with three model sizes or more
     size_exponent: float | None
-    points: pd.DataFrame  # columns run, U, E, N, loss, effective (D'), fitted
+    points: pd.DataFrame  # columns run, U, E, N, loss (, loss_half, seeds), effective (D'), fitted
 
     def effective_data(self, unique: float, epochs: float) -> float:
         """D' in tokens."""
@@ -113,10 +114,11 @@ def fit_groups(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, fl
 
 
 def scaling_points(table: pd.DataFrame, reading: str) -> pd.DataFrame:
-    """Columns run, alpha, U, E, N, loss of every finished run."""
+    """Columns run, alpha, U, E, N, loss of the finished runs, one row for all seeds of a point, with loss_half and seeds."""
     rows = lowest(table, LOSSES[reading])
     named = {"U": rows["unique_tokens"], "E": rows["R"], "N": rows["parameters"], "loss": rows[LOSSES[reading]]}
-    return rows[["run", "alpha"]].assign(**{name: column.astype(float) for name, column in named.items()})
+    points = rows[["run", "alpha"]].assign(**{name: column.astype(float) for name, column in named.items()})
+    return over_seeds(points, cells(table), ["loss"])
 
 
 def _enough(points: pd.DataFrame) -> bool:

@@ -3,19 +3,22 @@
 The acquisition value of a point is the expected reduction of the entropy of the best alpha (entropy search: Villemonteix,
 Vazquez and Walter 2009; Hennig and Schuler 2012). It is averaged over R and over the readings, because one run gives all
 of them. Outcomes are fantasised: posterior samples of the surface are conditioned on an outcome by Matheron's rule, a
-rank-one update that needs no refitting.
+rank-one update that needs no refitting. The seeds of a point are one point of the surface; a measurement is one run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
 from dualm import files
+from dualm.analysis.analyze import SweepAnalysis, finished_runs
+from dualm.analysis.axes import further_axes, level_value
 from dualm.analysis.surface import Surface, grid
 from dualm.analysis.table import POOL
 from dualm.errors import UserError
@@ -110,8 +113,24 @@ def suggest(surfaces: Sequence[Surface], count: int, alphas: Sequence[float] = P
     return chosen
 
 
-def write_points(suggestions: Sequence[Suggestion], path: Path) -> None:
+def suggest_points(sweep: SweepAnalysis, count: int) -> list[dict[str, Any]]:
+    """The `count` suggestions of each group of a sweep, as points of a sweep file: recipe keys with their values.
+
+    Raises:
+        UserError: no group has a surface, or one has fewer than `count` untrained points.
+    """
+    points = []
+    for group in sweep.groups.values():
+        runs = finished_runs(group.table)
+        levels = {axis: level_value(runs[axis].iloc[0]) for axis in further_axes(sweep.table)}
+        for each in suggest(group.of_objectives, count) if group.of_objectives else []:
+            points.append({REPETITIONS: each.R, ALPHA: each.alpha, **levels})
+    if not points:
+        raise UserError(f"--suggest: got {count}, expected enough runs for a surface, see what is left out")
+    return points
+
+
+def write_points(points: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the points as the section `points:` of a sweep file."""
-    points = [{REPETITIONS: each.R, ALPHA: each.alpha} for each in suggestions]
     comment = "# The most informative runs about the best alpha, in this order.\n"
-    files.write_text(path, comment + yaml.safe_dump({"points": points}, sort_keys=False))
+    files.write_text(path, comment + yaml.safe_dump({"points": [dict(point) for point in points]}, sort_keys=False))

@@ -9,8 +9,12 @@ below the lowest cost and is chosen by marginal likelihood; "no floor and no log
 Rasmussen and Ghahramani 2004, warped Gaussian processes). The warp is monotone, so it does not move the optimum.
 
 Error model: all runs are validated on the same windows, so they share the standard error over windows. It shifts the
-surface but does not change its shape, and is not part of the noise. The white noise models the effects of seed and
-shuffling. Points with an error of their own (`se`, measured on different data) get it in addition.
+surface but does not change its shape, and is not part of the noise. With one seed the white noise models the effects of seed
+and shuffling. Several seeds of one (R, alpha) are one point, their mean over n seeds, with the known noise v/n; the white noise
+is then what the surface misses beside it. v is the variance of one run in standardised targets, on a line fitted through the
+logarithms of the variances of all points with several seeds: the variance of three seeds alone is uncertain by a factor of
+several, and three that happen to agree would fix the surface; but runs far above the floor may well differ more than the best.
+Points with an error of their own (`se`, measured on different data) get it in addition.
 """
 
 from __future__ import annotations
@@ -22,18 +26,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.linalg import cho_solve, solve_triangular
+from scipy.special import digamma, polygamma
 from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+from dualm.analysis.table import Target
 from dualm.errors import UserError
 from dualm.randomness import stream
 
 EDGE = 1 / 512  # half the distance of 1/256 from 0
 FLOORS = (None, 1.0, 0.3)  # distance below the lowest cost, in units of (median - lowest cost)
 MIN_NOISE = 1e-3  # fraction of the variance: without it some fits interpolate all points, with far too small intervals
-MINIMUM = {"runs": 6, "R": 2, "alpha": 3}
+MINIMUM = {"points": 6, "R": 2, "alpha": 3}
+MIN_FOR_TREND = 8  # points with several seeds: with fewer their noise is taken as equal
 INSIDE = (50, 80, 95)  # percent: the intervals whose coverage is checked
 
 
@@ -99,9 +106,16 @@ class Surface:
 
     name: str
     higher_is_better: bool
-    points: pd.DataFrame  # columns R, alpha, value (, se)
+    points: pd.DataFrame  # columns R, alpha, value (, seeds, value_sd) (, se)
     warp: Warp
     process: GaussianProcessRegressor
+    replicate: float = (
+        0.0  # median variance over seeds of one run, in standardised targets; 0 if no point has two seeds
+    )
+
+    @property
+    def target(self) -> Target:
+        return Target.named(self.name)
 
     @property
     def kernel(self) -> Any:
@@ -110,8 +124,8 @@ class Surface:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of the white noise, in standardised targets."""
-        return float(np.sqrt(self.kernel.k2.noise_level))
+        """Standard deviation of one run about the surface, in standardised targets."""
+        return float(np.sqrt(self.kernel.k2.noise_level + self.replicate))
 
     def posterior(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean `[n]` and covariance `[n, n]` of the noise-free targets at `inputs` `[n, 2]` (R&W eq. 2.25, 2.26)."""
@@ -145,7 +159,7 @@ class Surface:
     def leave_one_out(self) -> LeaveOneOut:
         """Leave-one-out predictions from the inverse covariance, without refitting (R&W eq. 5.12).
 
-        Only one run is left out at a time: other seeds of the same point are kept.
+        All seeds of a point are left out together.
         """
         gp, values = self.process, self.points["value"].to_numpy()
         target = self.warp.forward(values)
@@ -173,12 +187,17 @@ def grid(repetitions: np.ndarray, alphas: np.ndarray) -> np.ndarray:
 def fit_surface(
     points: pd.DataFrame, name: str, higher_is_better: bool = False, seed: int = 0, restarts: int = 4
 ) -> Surface:
-    """The surface fitted to `points` (columns R, alpha, value and optionally se). Raises UserError for too few points."""
-    found = {"runs": len(points), "R": points["R"].nunique(), "alpha": points["alpha"].nunique()}
+    """The surface fitted to `points`, of which `surface_points` makes the columns. Raises UserError for too few points.
+
+    R, alpha and value are enough; `seeds` with `value_sd` and `se` are optional.
+    """
+    found = {"points": len(points), "R": points["R"].nunique(), "alpha": points["alpha"].nunique()}
     if any(found[what] < minimum for what, minimum in MINIMUM.items()) or points["value"].nunique() < 2:
-        expected = f"at least {MINIMUM['runs']} runs at {MINIMUM['R']} R and {MINIMUM['alpha']} alpha, with two values"
+        expected = (
+            f"at least {MINIMUM['points']} points at {MINIMUM['R']} R and {MINIMUM['alpha']} alpha, with two values"
+        )
         raise UserError(
-            f"surface of {name}: got {found['runs']} runs at {found['R']} R and {found['alpha']} alpha, expected {expected}"
+            f"surface of {name}: got {found['points']} points at {found['R']} R and {found['alpha']} alpha, expected {expected}"
         )
     fitted = [_fit_warped(points, name, higher_is_better, below, seed, restarts) for below in FLOORS]
     return max(fitted, key=lambda pair: pair[1])[0]
@@ -192,8 +211,10 @@ def _fit_warped(
     warp = Warp.of(values, higher_is_better, below)
     inputs = np.column_stack([np.log2(points["R"]), separate(points["alpha"].to_numpy())])
     errors = points["se"].to_numpy() * warp.slope(values) if "se" in points else np.zeros(len(points))
+    replicate = replicate_variance(points, warp)
+    seeds = points["seeds"].to_numpy() if "seeds" in points else 1
     scales: Any = (3.0, 4.0)  # in log2 R and in separated alpha
-    added: Any = errors**2 + 1e-10
+    added: Any = errors**2 + replicate / seeds + 1e-10
     shape = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(scales, ((0.5, 50), (0.5, 50)), nu=1.5)
     process = GaussianProcessRegressor(
         shape + WhiteKernel(1e-2, (MIN_NOISE, 1)),
@@ -207,4 +228,24 @@ def _fit_warped(
         )  # a length scale at its bound means that the surface is flat in this direction
         process.fit(inputs, warp.forward(values))
     likelihood = process.log_marginal_likelihood_value_ + np.log(warp.slope(values)).sum()
-    return Surface(name, higher_is_better, points.reset_index(drop=True), warp, process), float(likelihood)
+    return Surface(
+        name, higher_is_better, points.reset_index(drop=True), warp, process, float(np.median(replicate))
+    ), float(likelihood)
+
+
+def replicate_variance(points: pd.DataFrame, warp: Warp) -> np.ndarray:
+    """The variance over seeds of one run at each point, in standardised targets `[points]`; 0 if no point has two seeds that differ.
+
+    Its logarithm is a straight line in the target, or a constant with few points, by least squares on the logarithms of the
+    measured variances. These are corrected for their bias and weighted by their precision (moments of a log chi-square variable).
+    """
+    targets = warp.forward(points["value"].to_numpy(float))
+    several = points["seeds"].to_numpy() > 1 if "seeds" in points else np.zeros(len(points), bool)
+    if not several.any() or not (spread := np.median(points["value_sd"][several])):
+        return np.zeros(len(points))
+    half = (points["seeds"].to_numpy()[several] - 1) / 2
+    sd = np.maximum(points["value_sd"].to_numpy()[several], 1e-3 * spread)
+    logs = 2 * np.log(sd * warp.slope(points["value"].to_numpy(float)[several])) - digamma(half) + np.log(half)
+    line = np.polyfit(targets[several], logs, int(several.sum() >= MIN_FOR_TREND), w=polygamma(1, half) ** -0.5)
+    ends = targets[several].min(), targets[several].max()
+    return np.exp(np.polyval(line, np.clip(targets, *ends)))

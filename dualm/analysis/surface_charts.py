@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,12 +21,15 @@ from dualm.analysis.charts import (
     alpha_colour,
     alpha_position,
     by_value,
+    colour,
+    marker,
     numbers,
     records,
     repetition_axis,
 )
+from dualm.analysis.replicates import seeds_label
 from dualm.analysis.surface import Surface, unite
-from dualm.evaluation.readings import READINGS, Reading
+from dualm.analysis.table import Target, family_title
 from dualm.sweep.labels import alpha_label
 
 SPARSE = (0, 1 / 64, 1 / 8, 1 / 2, 63 / 64, 1)  # ratios whose labels fit side by side on a phone
@@ -34,15 +38,13 @@ RULE_NAME = "published rule: 63/64 up to R = 16, then 16/R"
 MIN_EXPOSURES = 1 / 16  # smaller numbers are drawn here, because 0 has no logarithm
 
 
-def _title(name: str) -> str:
-    """The title of a surface: that of its reading, or `blimp, ar mode` for a benchmark task."""
-    return READINGS[name].title if name in READINGS else "{}, {} mode".format(*name.split("/"))
-
-
-def best_alpha(best: Mapping[Reading, pd.DataFrame]) -> Chart:
-    ratio = [_interval(table, reading, n, "alpha", alpha_position) for n, (reading, table) in enumerate(best.items())]
-    counts = [_interval(table, reading, n, "exposures", _log) for n, (reading, table) in enumerate(best.items())]
-    rule = next(iter(best.values()))
+def best_alpha(best: Mapping[str, pd.DataFrame]) -> Chart:
+    """The best ratio of every target of one family, by name."""
+    named = {Target.named(name): table for name, table in best.items()}
+    ratio = [_interval(table, target, n, "alpha", alpha_position) for n, (target, table) in enumerate(named.items())]
+    counts = [_interval(table, target, n, "exposures", _log) for n, (target, table) in enumerate(named.items())]
+    first, rule = next(iter(named.items()))
+    of = f", {family_title(first.family)}" if first.higher_is_better else ""
     repetitions = repetition_axis(numbers(rule["R"]), 0.4)
     by_ratio, by_count = (
         Series(RULE_NAME, numbers(np.log2(rule["R"])), [position(value) for value in rule[column]], RULE, dash="dash")
@@ -57,7 +59,7 @@ def best_alpha(best: Mapping[Reading, pd.DataFrame]) -> Chart:
         "Points: the ratio α with the best posterior median. Bars: 90 % credible intervals. Right: the same as AR exposures "
         "α·R, the number of times that each token is trained with the AR objective. The published rule limits it to 16.",
         (
-            Panel("Best AR ratio", repetitions, alpha_axis(), (by_ratio, *ratio)),
+            Panel(f"Best AR ratio{of}", repetitions, alpha_axis(), (by_ratio, *ratio)),
             Panel("AR exposures at the best ratio", repetitions, exposures, (by_count, *counts)),
         ),
         columns=2,
@@ -69,20 +71,20 @@ def _log(count: float) -> float:
     return math.log2(max(count, MIN_EXPOSURES))
 
 
-def _interval(best: pd.DataFrame, reading: Reading, n: int, column: str, position: Callable[[float], float]) -> Series:
-    """The best ratio of one reading with its interval, shifted a little so that readings do not overlap."""
+def _interval(best: pd.DataFrame, target: Target, n: int, column: str, position: Callable[[float], float]) -> Series:
+    """The best ratio of one target with its interval, shifted a little so that targets do not overlap."""
     bounds = ("low", "high") if column == "alpha" else ("exposures_low", "exposures_high")
     return Series(
-        reading.title,
+        f"{target.reading} mode" if target.higher_is_better else target.title,
         numbers(np.log2(best["R"]) + 0.14 * (n - 1)),
         [position(value) for value in best[column]],
-        reading.colour,
-        marker=reading.marker,
+        colour(target),
+        marker=marker(target),
         size=9,
         low=[position(value) for value in best[bounds[0]]],
         high=[position(value) for value in best[bounds[1]]],
         hover=[
-            f"<b>{reading.title}, R = {row.R:g}</b><br>best α {alpha_label(row.alpha)} (90 %: {alpha_label(row.low)} to "
+            f"<b>{target.title}, R = {row.R:g}</b><br>best α {alpha_label(row.alpha)} (90 %: {alpha_label(row.low)} to "
             f"{alpha_label(row.high)})<br>{row.exposures:.3g} AR exposures ({row.exposures_low:.3g} to "
             f"{row.exposures_high:.3g})<br>fitted {row.value:.3f}"
             for row in records(best)
@@ -94,8 +96,8 @@ def surface(surfaces: Mapping[str, Surface], best: Mapping[str, pd.DataFrame]) -
     return Chart(
         "surface",
         "The fitted surface and its runs",
-        "Background: posterior median of the Gaussian process surface of the last values. Circles: the runs in the same "
-        "colours; a circle that stands out differs from the fit. Dark is good. All values far worse than the others share "
+        "Background: posterior median of the Gaussian process surface of the last values. Circles: the runs, or the means over their "
+        "seeds, in the same colours; a circle that stands out differs from the fit. Dark is good. All values far worse than the others share "
         "one colour.",
         tuple(_surface_panel(name, surface, best[name]) for name, surface in surfaces.items()),
     )
@@ -114,7 +116,7 @@ def _surface_panel(name: str, surface: Surface, best: pd.DataFrame) -> Panel:
         size=9,
         values=runs["value"].tolist(),
         hover=[
-            f"<b>run at R = {row.R:g}, α = {alpha_label(row.alpha)}</b><br>{row.value:.3f} {heat.label}"
+            f"<b>run at R = {row.R:g}, α = {alpha_label(row.alpha)}</b><br>{row.value:.3f} {heat.label}{_spread(row)}"
             for row in records(runs)
         ],
     )
@@ -128,7 +130,13 @@ def _surface_panel(name: str, surface: Surface, best: pd.DataFrame) -> Panel:
         hover=[f"<b>best at R = {row.R:g}</b><br>α {alpha_label(row.alpha)}" for row in records(best)],
     )
     axis = repetition_axis(sorted(runs["R"].unique()), 0.3)
-    return Panel(_title(name), axis, alpha_axis(), (heat, rims, points, ridge))
+    return Panel(Target.named(name).title, axis, alpha_axis(), (heat, rims, points, ridge))
+
+
+def _spread(point: Any) -> str:
+    """The interval over the seeds of a point, if it has several."""
+    seeds = getattr(point, "seeds", 1)
+    return f" ± {point.value_half:.3f}, {seeds_label(seeds)}" if seeds > 1 else ""
 
 
 def _heat(surface: Surface) -> Heat:
@@ -151,11 +159,7 @@ def _heat(surface: Surface) -> Heat:
     good, bad = (0.15, 1.0) if surface.higher_is_better else (0.0, 0.85)
     span = float(np.quantile(median, good)), float(np.quantile(median, bad))
     z = median.round(4).tolist()
-    return Heat(x.tolist(), y.tolist(), z, _unit(surface), span, hover, surface.higher_is_better)
-
-
-def _unit(surface: Surface) -> str:
-    return "score" if surface.higher_is_better else "nats/token"
+    return Heat(x.tolist(), y.tolist(), z, surface.target.unit, span, hover, surface.higher_is_better)
 
 
 def probability(probabilities: Mapping[str, pd.DataFrame]) -> Chart:
@@ -170,7 +174,7 @@ def probability(probabilities: Mapping[str, pd.DataFrame]) -> Chart:
 
 
 def _ridges(name: str, table: pd.DataFrame) -> Panel:
-    colour = READINGS[name].colour if name in READINGS else INK
+    colour_of_all = colour(Target.named(name))
     alphas = numbers(table.columns)
     x = [alpha_position(alpha) for alpha in alphas]
     tallest = table.to_numpy().max()
@@ -179,7 +183,7 @@ def _ridges(name: str, table: pd.DataFrame) -> Panel:
             "",
             x,
             [n + 0.92 * value / tallest for value in row],
-            colour,
+            colour_of_all,
             dash="solid",
             low=[n] * len(x),
             high=[n + 0.92 * value / tallest for value in row],
@@ -193,14 +197,14 @@ def _ridges(name: str, table: pd.DataFrame) -> Panel:
     rows = Axis(
         "repetitions R", tuple((float(n), f"{r:g}") for n, r in enumerate(table.index)), (-0.1, len(table) + 0.1)
     )
-    return Panel(f"{_title(name)} (tallest: {100 * tallest:.0f} %)", alpha_axis(SPARSE), rows, ridges)
+    return Panel(f"{Target.named(name).title} (tallest: {100 * tallest:.0f} %)", alpha_axis(SPARSE), rows, ridges)
 
 
 def left_out(surfaces: Mapping[str, Surface]) -> Chart:
     return Chart(
         "left-out",
         "Does the surface predict runs that it has not seen?",
-        "Leave-one-out check: each run against its prediction from all other runs, with 95 % intervals. On the line the "
+        "Leave-one-out check: each run, or the mean over its seeds, against its prediction from all others, with 95 % intervals. On the line the "
         "prediction is exact.",
         tuple(_left_out_panel(name, surface) for name, surface in surfaces.items()),
     )
@@ -209,7 +213,7 @@ def left_out(surfaces: Mapping[str, Surface]) -> Chart:
 def _left_out_panel(name: str, surface: Surface) -> Panel:
     check = surface.leave_one_out()
     runs = check.points
-    unit = _unit(surface)
+    unit = surface.target.unit
     ends = [float(runs["value"].min()), float(runs["value"].max())]
     points = [
         Series(
@@ -229,6 +233,6 @@ def _left_out_panel(name: str, surface: Surface) -> Panel:
         )
         for alpha, group in by_value(runs, "alpha")
     ]
-    title = f"{_title(name)}: R² {check.r2:.2f}, typical error {check.typical_error:.3f}"
+    title = f"{Target.named(name).title}: R² {check.r2:.2f}, typical error {check.typical_error:.3f}"
     line = Series("", ends, ends, RULE, dash="dot", width=1.2)
     return Panel(title, Axis(f"measured, {unit}"), Axis(f"predicted, {unit}"), (line, *points))

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from rich import box
 from rich.console import Group, RenderableType
+from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from dualm.analysis.analyze import Analysis
-from dualm.analysis.charts import budget_label
+from dualm.analysis.analyze import Analysis, SweepAnalysis, finished_runs
+from dualm.analysis.charts import budget_label, records
 from dualm.analysis.isoflop import IsoFlopFit
 from dualm.analysis.isoflop_charts import with_interval
+from dualm.analysis.overfitting import merged
+from dualm.analysis.replicates import seeds_label, with_half
 from dualm.analysis.surface import Surface
-from dualm.sweep.labels import count_label
+from dualm.sweep.labels import alpha_label, count_label
 
 COLOURS = {"shows": "green", "does not show": "red", "cannot tell": "yellow"}
 
 
-def summary(analysis: Analysis) -> RenderableType:
-    """Findings, the best ratio of each surface, scaling, the runs that overfit, and what was left out."""
+def summary(sweep: SweepAnalysis) -> RenderableType:
+    """The summary of each group, the comparisons between them, and what was left out."""
+    parts: list[RenderableType] = []
+    for label, group in sweep.groups.items():
+        parts += [Rule(label)] if label else []
+        parts.append(of_group(group))
+    for shown, rows in ((_contests, sweep.contests), (_differences, sweep.differences)):
+        known = rows[rows["seeds"] > 1]  # the report has those of one seed
+        parts += [shown(known)] if len(known) else []
+    return Group(*parts, *(Text(f"left out: {line}", "dim") for line in sweep.left_out))
+
+
+def of_group(analysis: Analysis) -> RenderableType:
+    """Findings, the best ratio of each surface, scaling, the points that overfit, and what was left out."""
     parts: list[RenderableType] = [_findings(analysis)] if analysis.findings else []
     parts += [_best(analysis.surfaces[name], best) for name, best in analysis.best.items()]
     if analysis.scaling:
@@ -27,7 +44,7 @@ def summary(analysis: Analysis) -> RenderableType:
     parts += map(_isoflop, analysis.isoflop)
     if analysis.gap:
         parts.append(Text(f"compute gap: {analysis.gap.statement}\n"))
-    parts.append(_overfitting(analysis.overfitting))
+    parts.append(_overfitting(merged(analysis.overfitting, finished_runs(analysis.table))))
     return Group(*parts, *(Text(f"left out: {line}", "dim") for line in analysis.left_out))
 
 
@@ -42,7 +59,9 @@ def _table(title: str, left: tuple[str, ...], right: tuple[str, ...] = ()) -> Ta
 
 def _findings(analysis: Analysis) -> Table:
     table = _table("the published findings, tested on these runs", ("finding", "verdict"))
-    for finding in analysis.findings:
+    for before, finding in zip([None, *analysis.findings], analysis.findings, strict=False):
+        if before is None or before.about != finding.about:
+            table.add_row(Text(finding.about, "bold underline"), "")
         table.add_row(Text(f"({finding.key}) {finding.claim}", "bold"), Text(finding.verdict, COLOURS[finding.verdict]))
         for part in finding.parts:
             table.add_row(Text(f"    {part.statement}"), Text(part.verdict, "dim"))
@@ -96,9 +115,37 @@ def _isoflop(fit: IsoFlopFit) -> RenderableType:
 
 
 def _overfitting(rises: pd.DataFrame) -> Table:
-    counts = f"{int(rises['overfits'].sum())} of {len(rises)} runs and readings overfit"
-    table = _table(counts, ("run", "reading"), ("lowest", "at epoch", "last", "gap", "± s.e."))
-    for row in rises[rises["overfits"]].sort_values("gap", ascending=False).to_dict("records"):
-        numbers = (f"{row[name]:.3f}" for name in ("loss_last", "gap", "gap_se"))
-        table.add_row(row["run"], row["reading"], f"{row['loss_least']:.3f}", f"{row['epochs_least']:.3g}", *numbers)
+    several = rises["seeds"].max() > 1
+    counts = f"{int(rises['overfits'].sum())} of {len(rises)} {'points' if several else 'runs'} and readings overfit"
+    spread = "± 95 % over seeds" if several else "± s.e."
+    table = _table(counts, ("run", "reading"), ("lowest", "at epoch", "last", "gap", spread, "seeds"))
+    for row in records(rises[rises["overfits"]].sort_values("gap", ascending=False)):
+        half = row.gap_half if row.seeds > 1 else row.gap_se
+        numbers = (f"{number:.3f}" for number in (row.loss_last, row.gap, half))
+        table.add_row(
+            row.run, row.reading, f"{row.loss_least:.3f}", f"{row.epochs_least:.3g}", *numbers, f"{row.seeds}"
+        )
     return table
+
+
+def _contests(rows: pd.DataFrame) -> Table:
+    left = ("column", "value", "R", "best alone", "best mixture")
+    table = _table("each objective alone against the best mixture", left, ("mixture minus alone", "seeds", "better"))
+    for row in records(rows):
+        at = f" ({row.others})" if row.others else ""
+        table.add_row(row.target, row.value, f"{row.R:g}{at}", row.alone_at, row.mixture_at, *_difference(row))
+    return table
+
+
+def _differences(rows: pd.DataFrame) -> Table:
+    headings = ("R", "alpha", "difference", "seeds", "better")
+    table = _table("the levels of each axis, level minus base", ("axis", "level", "base", "at", "column"), headings)
+    for row in records(rows):
+        place = (f"{row.R:g}", alpha_label(row.alpha))
+        table.add_row(row.axis, row.level, row.base, row.others, row.target, *place, *_difference(row))
+    return table
+
+
+def _difference(row: Any) -> tuple[str, str, str]:
+    shown = with_half(row.difference, row.high - row.difference, "+.4f")
+    return shown, seeds_label(row.seeds), row.better or "cannot tell"

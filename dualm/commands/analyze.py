@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suggest", type=int, default=0, metavar="N", help="also write the N most informative runs to train next"
     )
+    parser.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what to fit and to test: a reading or score (ar, average/pll), a family (loss, average, blimp) or a column valid/...; "
+        "may be repeated (default: everything there is)",
+    )
     parser.add_argument("--out", metavar="DIR", help="folder of the tables (default: DIR/analysis)")
 
 
@@ -25,26 +34,22 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--suggest: got {arguments.suggest}, expected a number of runs")
     folder = Path(arguments.sweep)
     default = (folder if folder.is_dir() else folder.parent) / "analysis"
-    analyze_sweep(folder, Path(arguments.out) if arguments.out else default, arguments.suggest)
+    analyze_into(folder, Path(arguments.out) if arguments.out else default, arguments.suggest, arguments.target)
 
 
-def analyze_sweep(folder: Path, out: Path, suggestions: int) -> None:
+def analyze_into(folder: Path, out: Path, suggestions: int, wanted: Sequence[str]) -> None:
     """Analyse the sweep in `folder` into `out`. Raises UserError if there is nothing to analyse."""
-    from dualm.analysis.analyze import analyze, write
+    from dualm.analysis.analyze import analyze_sweep, write
     from dualm.analysis.report import write_report
-    from dualm.analysis.suggest import suggest, write_points
+    from dualm.analysis.suggest import suggest_points, write_points
     from dualm.analysis.tables import summary
     from dualm.sweep.results import load_results
 
-    table = load_results(folder)
-    analysis = analyze(table)
-    write(analysis, out)
-    Console().print(summary(analysis))
+    sweep = analyze_sweep(load_results(folder), wanted)
+    write(sweep, out)
+    Console().print(summary(sweep))
     if suggestions:
-        if not analysis.of_objectives:
-            raise UserError(f"--suggest: got {suggestions}, expected enough runs for a surface, see what is left out")
-        points = suggest(analysis.of_objectives, suggestions)
-        write_points(points, out / "suggested.yaml")
+        write_points(suggest_points(sweep, suggestions), out / "suggested.yaml")
         print(f"runs to train next: {out / 'suggested.yaml'}")
     print(f"results: {out / 'analysis.json'} and CSV tables beside it")
-    print(f"report: {write_report(table, analysis, out)}, its figures as PNG and PDF: {out / 'figures'}")
+    print(f"report: {write_report(sweep, out)}, its figures as PNG and PDF: {out / 'figures'}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from dualm.analysis.analyze import Analysis, analyze
+from dualm.analysis.analyze import SweepAnalysis, analyze_sweep
 from tests.analysis.synthetic import results
 
 
@@ -15,5 +15,5 @@ def table() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def analysis(table: pd.DataFrame) -> Analysis:
-    return analyze(table)
+def analysis(table: pd.DataFrame) -> SweepAnalysis:
+    return analyze_sweep(table)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -69,3 +72,49 @@ def _run(name: str, repetitions: int, alpha: float, validations: int, rng: np.ra
     frame["train/ar_loss"], frame["train/md_loss"] = losses["valid/ar_nll"] - 0.1, losses["valid/md_nelbo"] - 0.1
     frame["train/loss"] = alpha * frame["train/ar_loss"] + (1 - alpha) * frame["train/md_loss"]
     return frame
+
+
+def ends(
+    truth: Callable[[float, float, dict[str, Any]], float],
+    points: Iterable[tuple[int, float]],
+    seeds: Sequence[int] = (0,),
+    levels: Sequence[dict[str, Any]] = ({},),
+    noise: float = 0.0,
+    of_seed: float = 0.0,
+    random: int = 0,
+) -> pd.DataFrame:
+    """The last validation of every combination of point (R, alpha), seed and level of further axes.
+
+    Its AR NLL is `truth(R, alpha, level)` with the noise of the run, plus noise that all runs of one seed share (standard deviations).
+    """
+    rng = np.random.default_rng(random)
+    shared = {seed: of_seed * rng.standard_normal() for seed in seeds}
+    rows = []
+    for R, alpha in points:
+        for level in levels:
+            for seed in seeds:
+                about = {
+                    "R": R,
+                    "alpha": float(alpha),
+                    "seed": seed,
+                    "step": 8,
+                    "tokens": BUDGET,
+                    "parameters": 1_200_000,
+                }
+                about |= {"budget_tokens": BUDGET, "unique_tokens": BUDGET // R, "finished": True}
+                about |= {"epochs": float(R), "ar_exposures": alpha * R, "md_exposures": (1 - alpha) * R}
+                named = "-".join(
+                    [f"R{R}", f"a{alpha:g}", *(f"{key}={value}" for key, value in level.items()), f"s{seed}"]
+                )
+                loss = truth(R, alpha, level) + noise * rng.standard_normal() + shared[seed]
+                rows.append({"run": named} | about | level | {"valid/ar_nll": loss})
+    return pd.DataFrame(rows)
+
+
+def with_seeds(seeds: int = 3, validations: int = 6) -> pd.DataFrame:
+    """The fifty runs of `results` with several seeds, all finished."""
+    tables = []
+    for seed in range(seeds):
+        table = results(validations, seed).query("run != 'R128-alpha1-seed0'")
+        tables.append(table.assign(seed=seed, run=table["run"].str.removesuffix("-seed0") + f"-s{seed}"))
+    return pd.concat(tables, ignore_index=True)

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from dualm.analysis.analyze import Analysis, analyze, write
+from dualm.analysis.analyze import Analysis, analyze, analyze_sweep, write
 from dualm.analysis.surface import separate
-from dualm.analysis.table import POOL
+from dualm.analysis.table import POOL, targets
 from dualm.cli import main
 from tests.analysis import synthetic
 
@@ -72,8 +72,76 @@ def test_four_runs_cannot_tell_and_the_reason_is_given() -> None:
     analysis = analyze(few)
     assert {finding.verdict for finding in analysis.findings[:3]} == {"cannot tell"}
     assert not analysis.surfaces
-    assert any(line.startswith("surface of ar: got 2 runs") for line in analysis.left_out)
+    assert any(line.startswith("surface of ar: got 2 points") for line in analysis.left_out)
     assert any(line.startswith("scaling of AR (alpha = 1): got 0 finished runs") for line in analysis.left_out)
+
+
+def scored(as_published: bool) -> pd.DataFrame:
+    """The world with average scores at the end of each run, the higher the lower its MD loss is, and higher with a prefix."""
+    table = world(as_published)
+    end = table["step"].eq(table["step"].max())
+    for n, (mode, shift) in enumerate({"ar": 0.0, "pll": 0.0, "prefix": 0.5}.items()):
+        noise = 0.01 * np.random.default_rng(n).standard_normal(len(table))
+        table[f"task/average/{mode}"] = (60 - 10 * (table["valid/md_nelbo"] - 5) + shift + noise).where(end)
+        table[f"task/average/{mode}_se"] = 0.05
+    return table
+
+
+def test_the_claims_on_average_scores() -> None:
+    """Higher is better; both readings are AR and PLL; overfitting needs curves, which scores do not have."""
+    analysis = analyze(scored(True))
+    averages = {finding.key: finding for finding in analysis.findings if finding.about == "average score"}
+    losses = {finding.key: finding.verdict for finding in analysis.findings if finding.about == "validation loss"}
+    assert losses == dict.fromkeys("abcd", "shows")
+    assert {key: finding.verdict for key, finding in averages.items()} == {"a": "cannot tell"} | dict.fromkeys(
+        "bcd", "shows"
+    )
+    assert all("needs curves" in part.statement for part in averages["a"].parts)
+    assert [part.statement.partition(":")[0] for part in averages["b"].parts] == [
+        "average score, ar mode (task/average/ar)",
+        "average score, pll mode (task/average/pll)",
+    ]
+    assert averages["d"].parts[0].figures["difference"] == pytest.approx(0.5, abs=0.02)
+    assert averages["d"].parts[0].statement.startswith("task/average/prefix minus task/average/ar is +0.")
+
+
+def test_worse_scores_with_a_prefix_do_not_show_that_it_wins() -> None:
+    table = scored(True)
+    table["task/average/prefix"] -= 1.0
+    (last,) = [each for each in analyze(table).findings if (each.key, each.about) == ("d", "average score")]
+    assert last.verdict == "does not show"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        (["average"], ["average/ar", "average/pll", "average/prefix"]),
+        (["task/average/ar", "md"], ["average/ar", "md"]),
+        (["loss", "ar"], ["ar", "md", "prefix"]),
+        (["valid/ar_nll_second_half"], ["valid/ar_nll_second_half"]),
+    ],
+)
+def test_targets_are_chosen(wanted: list[str], names: list[str]) -> None:
+    assert [target.name for target in targets(scored(True), wanted)] == names
+
+
+def test_runs_without_a_score_have_no_claims_on_it() -> None:
+    table = scored(True)
+    levels = [table.assign(**{"model.dropout": level, "run": f"{level}-" + table["run"]}) for level in (0.0, 0.1)]
+    levels[1] = levels[1].drop(columns=[name for name in table.columns if name.startswith("task/")])
+    with_scores, without = analyze_sweep(pd.concat(levels)).groups.values()
+    assert {finding.about for finding in with_scores.findings} == {"validation loss", "average score"}
+    assert {finding.about for finding in without.findings} == {"validation loss"}
+    assert "average/ar, average/pll, average/prefix: not measured on these runs" in without.left_out
+
+
+def test_one_column_has_the_claims_that_need_no_second() -> None:
+    table = scored(True)
+    (group,) = analyze_sweep(table, ["average/ar"]).groups.values()
+    assert {finding.key: finding.claim for finding in group.findings}["b"] == "A mixture beats both ends at every R"
+    assert [finding.key for finding in group.findings] == ["a", "b", "c"]
+    assert set(group.surfaces) == {"average/ar"}
+    assert [surface.name for surface in group.of_objectives] == ["average/ar"]
 
 
 def test_task_scores_get_a_surface_where_higher_is_better() -> None:
@@ -85,8 +153,8 @@ def test_task_scores_get_a_surface_where_higher_is_better() -> None:
     assert close.max() < 0.6
 
 
-def test_all_numbers_are_written(published: Analysis, tmp_path: Path) -> None:
-    write(published, tmp_path / "deep" / "out")
+def test_all_numbers_are_written(tmp_path: Path) -> None:
+    write(analyze_sweep(world(True)), tmp_path / "deep" / "out")
     content = json.loads((tmp_path / "deep" / "out" / "analysis.json").read_text())
     assert [finding["key"] for finding in content["findings"]] == list("abcd")
     assert content["surfaces"]["ar"]["leave_one_out"]["r2"] > 0.9

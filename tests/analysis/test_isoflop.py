@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from dualm.analysis import figures
-from dualm.analysis.analyze import analyze, write
+from dualm.analysis.analyze import analyze_sweep, write
 from dualm.analysis.isoflop import IsoFlopFit, fit_isoflop, isoflop_fits, laws_table, minima_table
 from dualm.analysis.power_laws import compute_gap
 from dualm.analysis.report import charts, write_report
@@ -189,16 +189,17 @@ def test_only_sizes_near_the_best_shape_the_parabola() -> None:
 
 def test_three_sizes_give_minima_without_intervals(tmp_path: Path) -> None:
     table = as_table({reading: runs(law, 0.001, sizes=3) for reading, law in LAWS.items()})
-    analysis = analyze(table)
+    sweep = analyze_sweep(table)
+    analysis = sweep.groups[""]
     for fit in analysis.isoflop:
         assert all(profile.is_inside and not profile.has_intervals for profile in fit.profiles)
         assert np.isnan(fit.laws["N"].exponent_low)
     assert analysis.gap
     assert re.fullmatch(r"for [\d.]+ nats/token MD needs [\d.]+ times the compute of AR", analysis.gap.statement)
     shown = io.StringIO()
-    Console(file=shown, width=200).print(summary(analysis))
-    shown.write(write_report(table, analysis, tmp_path).read_text().replace(get_plotlyjs(), ""))
-    write(analysis, tmp_path)
+    Console(file=shown, width=200).print(summary(sweep))
+    shown.write(write_report(sweep, tmp_path).read_text().replace(get_plotlyjs(), ""))
+    write(sweep, tmp_path)
     assert not re.search(r"\bnan\b", shown.getvalue() + (tmp_path / "analysis.json").read_text(), re.IGNORECASE)
 
 
@@ -222,20 +223,21 @@ def test_a_sweep_over_repetition_has_no_iso_flop_fit() -> None:
 
 def test_a_sweep_at_one_R_is_analysed(tmp_path: Path) -> None:
     table = as_table({reading: runs(law, 0.002) for reading, law in LAWS.items()})
-    analysis = analyze(table)
+    sweep = analyze_sweep(table)
+    analysis = sweep.groups[""]
     assert analysis.left_out == ["surfaces, scaling of repeated data, findings: no mixture, and all runs at R = 1"]
     assert not analysis.findings
-    write(analysis, tmp_path)
+    write(sweep, tmp_path)
     content = json.loads((tmp_path / "analysis.json").read_text())
     assert content["compute_gap"]["factor"] == pytest.approx(analysis.gap.factor if analysis.gap else None)
     assert len(pd.read_csv(tmp_path / "isoflop_minima.csv")) == 8
     assert len(pd.read_csv(tmp_path / "isoflop_laws.csv")) == 6
-    assert summary(analysis)
-    drawn = charts(table, analysis)
+    assert summary(sweep)
+    drawn = charts(sweep)
     assert [chart.name for chart in drawn[:2]] == ["isoflop", "isoflop-laws"]
     assert analysis.gap is not None
     assert analysis.gap.statement in drawn[1].caption
-    page = write_report(table, analysis, tmp_path).read_text()
+    page = write_report(sweep, tmp_path).read_text()
     assert "How size, tokens and loss grow with compute" in page
     assert 'id="findings"' not in page
     assert all(len(figures.draw(chart).axes) >= 2 for chart in drawn[:2])

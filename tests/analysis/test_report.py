@@ -18,10 +18,10 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from dualm.analysis import figures
-from dualm.analysis.analyze import Analysis
+from dualm.analysis.analyze import SweepAnalysis
 from dualm.analysis.charts import Chart, alpha_colour
 from dualm.analysis.findings import Finding, Part
-from dualm.analysis.page import Cell, Page, render
+from dualm.analysis.page import Cell, Page, Table, render
 from dualm.analysis.report import TERMS, charts, write_report
 from dualm.analysis.table import POOL
 from dualm.sweep.labels import alpha_label
@@ -32,8 +32,8 @@ PROBE = """
 <script>
 (async () => {
   while (!document.body.dataset.drawn) await new Promise(next => setTimeout(next, 20));
-  const column = n => [...document.querySelectorAll("tbody tr")].map(row => row.cells[n].dataset.value);
-  const heads = [...document.querySelectorAll("thead button")];
+  const column = n => [...document.querySelectorAll("#runs tbody tr")].map(row => row.cells[n].dataset.value);
+  const heads = [...document.querySelectorAll("#runs thead button")];
   const n = heads.findIndex(head => head.textContent === "AR NLL, end");
   const seen = { width: innerWidth, needed: document.documentElement.scrollWidth,
                  requests: performance.getEntriesByType("resource").length, plots: {}, sorted: [], shown: [] };
@@ -57,14 +57,14 @@ FRAME = """<!doctype html><iframe src="probed.html" style="border:0;width:%dpx;h
 
 
 @pytest.fixture(scope="module")
-def drawn(table: pd.DataFrame, analysis: Analysis) -> list[Chart]:
-    return charts(table, analysis)
+def drawn(analysis: SweepAnalysis) -> list[Chart]:
+    return charts(analysis)
 
 
 @pytest.fixture(scope="module")
-def report(table: pd.DataFrame, analysis: Analysis, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(analysis: SweepAnalysis, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    page = write_report(table, analysis, folder)
+    page = write_report(analysis, folder)
     (folder / "probed.html").write_text(page.read_text(encoding="utf-8").replace("</body>", PROBE), encoding="utf-8")
     return folder
 
@@ -119,11 +119,12 @@ def test_the_page_is_self_contained(report: Path) -> None:
     assert "connect-src" not in own
 
 
-def test_findings_and_omissions_are_on_the_page(report: Path, analysis: Analysis) -> None:
+def test_findings_and_omissions_are_on_the_page(report: Path, analysis: SweepAnalysis) -> None:
     text = html.unescape((report / "report.html").read_text(encoding="utf-8"))
-    statements = [part.statement for finding in analysis.findings for part in finding.parts]
+    (group,) = analysis.groups.values()
+    statements = [part.statement for finding in group.findings for part in finding.parts]
     assert statements
-    assert [line for line in [*statements, *analysis.left_out] if line not in text] == []
+    assert [line for line in [*statements, *group.left_out] if line not in text] == []
     assert "49 of 50 runs finished" in text
     assert all(definition in text for _, definition in TERMS)
     assert "at step 1024" in text
@@ -151,9 +152,11 @@ def test_every_chart_shows_its_units(drawn: list[Chart]) -> None:
     assert all("nats/token" in title for title in losses)
 
 
-def test_without_surface_or_fit_the_curves_remain(table: pd.DataFrame, analysis: Analysis) -> None:
-    bare = dataclasses.replace(analysis, surfaces={}, best={}, probabilities={}, scaling=[])
-    assert [chart.name for chart in charts(table, bare)] == ["curves-ar", "curves-md", "curves-prefix"]
+def test_without_surface_or_fit_the_curves_remain(analysis: SweepAnalysis) -> None:
+    (group,) = analysis.groups.values()
+    bare = dataclasses.replace(group, surfaces={}, best={}, probabilities={}, scaling=[])
+    bare_sweep = dataclasses.replace(analysis, groups={"": bare})
+    assert [chart.name for chart in charts(bare_sweep)] == ["curves-ar", "curves-md", "curves-prefix"]
 
 
 def test_ratios_differ_in_lightness_as_well_as_in_hue() -> None:
@@ -175,5 +178,6 @@ def test_ratios_are_written_as_published(alpha: float, label: str) -> None:
 def test_names_from_data_are_text_and_not_markup() -> None:
     evil = '</script><script>alert("x")</script>'
     finding = Finding("a", evil, "shows", [Part("shows", evil, {})])
-    page = Page("t", evil, [(evil, evil)], [finding], [evil], [], [evil], [[Cell(evil, evil)]], evil)
+    tables = [Table(evil, evil, [evil], [[Cell(evil, evil)]], "runs")]
+    page = Page("t", evil, [(evil, evil)], [(evil, [finding])], [evil], [], tables, evil)
     assert "<script>alert" not in render(page).replace(get_plotlyjs(), "")

@@ -118,7 +118,7 @@ def test_the_published_averages(published: pd.DataFrame) -> None:
 
 
 def test_too_few_points_are_one_line(published: pd.DataFrame) -> None:
-    with pytest.raises(UserError, match="surface of average: got 4 runs at 2 R and 3 alpha"):
+    with pytest.raises(UserError, match="surface of average: got 4 points at 2 R and 3 alpha"):
         fit_surface(published.head(4), "average")
 
 
@@ -131,9 +131,9 @@ def test_suggestions_are_uncertain_and_near_the_optimum(tmp_path: Path) -> None:
     assert abs(separate(np.array(chosen[0].alpha)) - optimum(np.array(32))) < 2.5
     assert chosen[0].information > 0
     assert len({(each.R, each.alpha) for each in chosen}) == 3
-    write_points(chosen, tmp_path / "next.yaml")
-    read = yaml.safe_load((tmp_path / "next.yaml").read_text())["points"]
-    assert read == [{"data.repetitions": each.R, "objective.alpha": each.alpha} for each in chosen]
+    points = [{"data.repetitions": each.R, "objective.alpha": each.alpha} for each in chosen]
+    write_points(points, tmp_path / "next.yaml")
+    assert yaml.safe_load((tmp_path / "next.yaml").read_text())["points"] == points
 
 
 def test_trained_points_are_not_suggested() -> None:

@@ -34,11 +34,20 @@ def test_every_sweep_can_be_planned(path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("path", [path for path in SWEEPS if "repetition" in path.stem], ids=lambda path: path.stem)
-def test_sweeps_over_repetition_have_the_same_points(path: Path) -> None:
-    points = load(path).points
-    assert len(points) == 50
-    assert points[0].name == "R1-a0-s0"
-    assert "R128-a1-s0" in {point.name for point in points}
+def test_sweeps_over_repetition_have_fifty_points_with_both_ends_at_every_R(path: Path) -> None:
+    ratios: dict[int, set[float]] = {}
+    for point in load(path).points:
+        ratios.setdefault(point.values["data.repetitions"], set()).add(point.values["objective.alpha"])
+    assert sum(map(len, ratios.values())) == 50
+    assert all({0, 1} <= alphas for alphas in ratios.values())
+    if path.stem == "repetition-50-published":
+        listed = {0, 1 / 256, 1 / 64, 1 / 16, 1 / 4, 1 / 2, 3 / 4, 15 / 16, 63 / 64, 255 / 256, 1}  # by the model card
+        assert set(ratios) == {2**n for n in range(9)}
+        assert set.union(*ratios.values()) - listed == {1 / 8}
+        assert (63 / 64 in ratios[1], 3 / 4 in ratios[32], 1 / 8 in ratios[128]) == (True, True, True)
+    else:
+        assert set(ratios) == {2**n for n in range(8)}
+        assert all({1 / 4, 3 / 4} <= alphas for alphas in ratios.values())  # a mixture against each end, at R = 1 too
 
 
 def test_axes_are_crossed_and_points_added(tiny: Tiny) -> None:
