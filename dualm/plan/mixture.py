@@ -72,3 +72,11 @@ class Mixture:
         """How many of the first `micros` micro-batches of the run each objective gets."""
         ar = int(self.ar_before(np.int64(micros)))
         return self.ar.counts(ar) | self.md.counts(micros - ar)
+
+    def sequences_read(self, first: int, last: int) -> float:
+        """How many sequences the network reads of a window, on average over micro-batches `first` ... `last` - 1 of the run."""
+        begin, end = (
+            sum(OBJECTIVES[name].sequences * count for name, count in self.counts(micros).items())
+            for micros in (first, last)
+        )
+        return (end - begin) / (last - first)

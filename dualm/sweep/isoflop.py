@@ -6,7 +6,7 @@
       batch: {1e12: 16, 4e12: 32}               train.global_batch from that budget on; without it, that of the recipe
       tokens_per_parameter: [5, 100]            a size is left out of a budget that gives it fewer or more
 
-A run with budget C trains on C / `size.flops_per_token` tokens, rounded down to whole steps. This is the grid to which
+A run with budget C trains on C / `size.flops_per_token` tokens (half of that where an objective reads each twice), rounded down to whole steps. This is the grid to which
 approach 2 of Hoffmann et al. 2022 (arXiv 2203.15556, section 3.2) fits its parabolas; see `dualm.analysis.isoflop`.
 """
 
@@ -19,7 +19,9 @@ from typing import Any
 from dualm.config import ModelConfig, Recipe
 from dualm.errors import UserError
 from dualm.model import size
+from dualm.plan.mixture import Mixture, alpha_schedule
 
+STEPS = 1000  # over which the mean cost of a step is taken
 TOKENS, BATCH = "data.tokens", "train.global_batch"  # the recipe keys that a budget sets
 
 
@@ -68,7 +70,9 @@ def tokens_of(recipe: Recipe, budget: float) -> int:
     Raises UserError if the budget is below the cost of one step, or the recipe sets a number of steps itself.
     """
     step = recipe.train.global_batch * recipe.model.context
-    cost = step * size.flops_per_token(recipe.model, recipe.model.context)
+    alphas = alpha_schedule(recipe.objective.alpha, recipe.data.repetitions, STEPS)
+    read = Mixture.of(alphas, 1, recipe.objective).sequences_read(0, STEPS)
+    cost = step * read * size.flops_per_token(recipe.model, recipe.model.context)
     if budget < cost:
         raise UserError(f"isoflop.budgets: got {budget:g} FLOPs, expected at least one step's {cost:.3g}")
     if recipe.train.steps is not None:

@@ -6,7 +6,7 @@
 R is the number of repetitions (how often each unique token is seen), `alpha` the AR ratio (the fraction of training
 sequences with the AR objective), as the mean over the run. An exposure of a token is one training pass over it with one
 objective; the columns count those so far. `parameters` excludes the input embedding. `flops` counts the training FLOPs so
-far, as `size.flops_per_token` does. Losses are in nats per token, with their standard errors (`..._se`) and in bits per
+far, `size.flops_per_token` for every sequence that the network reads. Losses are in nats per token, with their standard errors (`..._se`) and in bits per
 byte (`..._bpb`). Task scores are in the last row of a finished run; `task/average/<mode>` is the average of the normalised scores of
 the sweep's section `tasks`, from 0 (chance) to 100.
 """
@@ -25,7 +25,7 @@ from dualm.errors import UserError
 from dualm.model import size
 from dualm.objectives import train_metrics
 from dualm.plan.budget import Budget
-from dualm.plan.mixture import alpha_schedule
+from dualm.plan.mixture import Mixture, alpha_schedule
 from dualm.sweep import scores
 from dualm.sweep.folder import DEFINITION, is_finished, read_definition
 from dualm.sweep.labels import as_text
@@ -99,7 +99,8 @@ def run_rows(run: Path, axes: list[str], tasks: list[str]) -> tuple[list[dict[st
         "finished": is_finished(run, metrics, budget.steps),
     }
     flops_per_token = size.flops_per_token(recipe.model, recipe.model.context)
-    rows = [about | row for row in _validations(metrics, budget, alphas, flops_per_token)]
+    mixture = Mixture.of(alphas, recipe.train.global_batch // recipe.train.micro_batch, recipe.objective)
+    rows = [about | row for row in _validations(metrics, budget, alphas, mixture, flops_per_token)]
     torn = _torn_lines(run / "metrics.jsonl")
     left_out = [f"{torn} line{'s' * (torn > 1)} of metrics.jsonl"] if torn else []
     if rows and about["finished"]:
@@ -110,7 +111,7 @@ def run_rows(run: Path, axes: list[str], tasks: list[str]) -> tuple[list[dict[st
 
 
 def _validations(
-    metrics: list[dict[str, Any]], budget: Budget, alphas: np.ndarray, flops_per_token: int
+    metrics: list[dict[str, Any]], budget: Budget, alphas: np.ndarray, mixture: Mixture, flops_per_token: int
 ) -> Iterator[dict[str, Any]]:
     """The progress, last training losses and validation losses at each validation; `alphas` is alpha of each step."""
     trained: dict[str, Any] = dict.fromkeys(TRAINED)
@@ -120,9 +121,10 @@ def _validations(
             continue
         epochs = row["tokens"] / budget.unique_tokens
         alpha_so_far = float(alphas[: row["step"]].mean())
+        read = mixture.sequences_read(0, row["step"] * mixture.per_step)
         yield {
             **{name: row[name] for name in ("step", "tokens")},
-            "flops": float(row["tokens"]) * flops_per_token,
+            "flops": read * row["tokens"] * flops_per_token,
             "epochs": epochs,
             "ar_exposures": alpha_so_far * epochs,
             "md_exposures": (1 - alpha_so_far) * epochs,

@@ -68,16 +68,14 @@ def cost(recipe: Recipe, gpus: int) -> Cost:
     tokens = budget.sequences * budget.context
     per_step = recipe.train.global_batch // recipe.train.micro_batch
     mixture, micros = Mixture.of(alpha, per_step, recipe.objective), budget.steps * per_step
-    counts = mixture.counts(micros)
-    read = sum(OBJECTIVES[name].sequences * count for name, count in counts.items()) / sum(counts.values())
     return Cost(
         parameters=size.parameter_count(recipe.model),
         parameters_without_embedding=size.parameter_count(recipe.model, embedding=False),
         budget=budget,
         accumulation=accumulation_steps(recipe, gpus),
         mean_alpha=float(alpha.mean()),
-        sequences={name: count * recipe.train.micro_batch for name, count in counts.items()},
-        flops=read * tokens * size.flops_per_token(recipe.model, budget.context),
+        sequences={name: count * recipe.train.micro_batch for name, count in mixture.counts(micros).items()},
+        flops=mixture.sequences_read(0, micros) * tokens * size.flops_per_token(recipe.model, budget.context),
         memory=[memory(recipe, gpus, stage) / GIB for stage in range(4)],
     )
 

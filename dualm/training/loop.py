@@ -250,7 +250,9 @@ class Stepper:
         rate = self.steps * budget.batch * budget.context / seconds
         row["train/lr"] = learning_rate(step - 1, budget.steps, recipe.optimizer.lr, recipe.schedule)
         row["perf/tokens_per_second"] = rate
-        row["perf/model_flops_per_second"] = rate * self.flops_per_token
+        mixture = self.run.batches.mixture
+        read = mixture.sequences_read((step - self.steps) * mixture.per_step, step * mixture.per_step)
+        row["perf/model_flops_per_second"] = rate * read * self.flops_per_token
         row["perf/data_wait"] = self.waited / seconds
         norm = logged_gradient_norm(self.run.state.engine)
         if norm is not None and math.isfinite(norm):

@@ -115,10 +115,24 @@ def test_the_standard_error_covers_the_truth() -> None:
 
 def test_the_unigram_baseline_is_the_cross_entropy_of_the_counts() -> None:
     stream = np.tile([20, 20, 20, 21], 50)
-    mean, _ = unigram_nll(dataset(stream, recipe(1)), packed(stream, 12), 10, 40)  # 120 targets
+    ten = packed(stream[:121], 12)  # 120 targets
+    mean, _ = unigram_nll(dataset(stream, recipe(1)), [ten], [1.0], 40)
     counts = np.ones(40)
     counts[[0, 1]] = 0
     counts[20] += 90
     counts[21] += 30
+    targets = np.array([20, 20, 20, 21])
+    assert mean == pytest.approx(-np.log(counts[targets] / counts.sum()).mean(), abs=1e-6)
+
+
+def test_sources_count_by_their_shares() -> None:
+    """A source of which more is there than is used counts no more than one that is repeated."""
+    stream = np.tile([20, 20, 20, 21], 50)
+    twenties, others = packed(np.full(181, 20), 12), packed(np.full(61, 21), 12)  # 15 and 5 windows
+    mean, _ = unigram_nll(dataset(stream, recipe(1)), [twenties, others], [0.25, 0.75], 40)
+    counts = np.ones(40)
+    counts[[0, 1]] = 0
+    counts[20] += 60
+    counts[21] += 180
     targets = np.array([20, 20, 20, 21])
     assert mean == pytest.approx(-np.log(counts[targets] / counts.sum()).mean(), abs=1e-6)
