@@ -60,7 +60,8 @@ class TrainingBatches:
     def plan(self, step: int) -> tuple[list[str], np.ndarray]:
         """The objective of every micro-batch of a step, and u of every sequence `[micro_batches, micro_batch]`.
 
-        u is drawn for all sequences of the global batch that share an objective at once.
+        u is drawn for all sequences of the global batch that share an objective at once, and dealt to them in a random order: so
+        each micro-batch has mask rates from all over, and each rank about as many supervised tokens as any other.
         """
         first, size = step * self.mixture.per_step, self.recipe.train.micro_batch
         names = [self.mixture.name(first + micro) for micro in range(self.mixture.per_step)]
@@ -68,8 +69,8 @@ class TrainingBatches:
         draw = DRAWS[self.recipe.objective.draws]
         for name in set(names):
             micros = [micro for micro, other in enumerate(names) if other == name]
-            drawn = draw(stream(self.recipe.run.seed, f"time {name}", step), len(micros) * size)
-            u[micros] = drawn.reshape(len(micros), size)
+            rng = stream(self.recipe.run.seed, f"time {name}", step)
+            u[micros] = rng.permutation(draw(rng, len(micros) * size)).reshape(len(micros), size)
         return names, u
 
     def step(self, step: int, rank: int = 0, world: int = 1) -> Iterator[tuple[str, Batch]]:

@@ -20,6 +20,7 @@ from dualm.objectives.autoregressive import autoregressive
 from dualm.objectives.example import Batch, Objective, collate
 from dualm.objectives.time import UNIFORM
 from dualm.plan.batches import TrainingBatches
+from dualm.plan.passes import Same
 from dualm.training.cost import cost
 from tests.conftest import Tiny, random_model
 
@@ -66,7 +67,7 @@ def micro_batches(random_length: float = 0.0, **objective: Any) -> list[Batch]:
         objective=ObjectiveConfig(alpha=1.0, **objective),
         train=TrainConfig(steps=5, global_batch=6, micro_batch=3),
     )
-    return [batch for _, batch in TrainingBatches.of(recipe, packed(STREAM, 24)).step(2)]
+    return [batch for _, batch in TrainingBatches.of(recipe, [Same(0, packed(STREAM, 24))]).step(2)]
 
 
 @pytest.mark.parametrize("random_length", [0.0, 1.0])

@@ -85,6 +85,15 @@ def test_stratified_time_spans_the_global_batch() -> None:
         assert sorted(np.floor(u.ravel() * 12).astype(int)) == list(range(12))
 
 
+def test_a_micro_batch_has_mask_rates_from_all_over() -> None:
+    """Dealt in order, the micro-batches of a step would hold a quarter of the rates each."""
+    plan = batches(alpha=0.0)
+    spread = [np.ptp(micro) for step in range(15) for micro in plan.plan(step)[1]]
+    means = [micro.mean() for step in range(15) for micro in plan.plan(step)[1]]
+    assert np.mean(spread) > 0.4  # of three random ones 0.5; in order mostly 0.17
+    assert 0.1 < np.std(means) < 0.19  # 0.15 for three of twelve at random; in order: 0.23
+
+
 def test_prefetching_changes_nothing_and_hands_errors_on() -> None:
     loader = Prefetcher(batches().for_rank(0, 1, 0), 2)
     fetched = list(loader)
