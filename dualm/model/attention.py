@@ -116,7 +116,7 @@ class Capability:
 
 
 CAPABILITIES: dict[str, Capability] = {
-    "flash": Capability(0, masks=NO_PREFIX, devices=frozenset({"cuda"}), dtypes=HALF),
+    "flash": Capability(0, devices=frozenset({"cuda"}), dtypes=HALF),
     "flex": Capability(1, devices=frozenset({"cuda"})),
     "xformers": Capability(2, masks=NO_PREFIX, devices=frozenset({"cuda"})),
     "sdpa": Capability(3),

@@ -26,6 +26,16 @@ def starts(mask: AttentionMask, batch: int, length: int) -> Tensor:
     return torch.cat([first.flatten().nonzero().flatten(), end]).to(torch.int32)
 
 
+def within_prefix(mask: AttentionMask, batch: int, length: int) -> tuple[Tensor, Tensor]:
+    """The positions of the prefixes alone: their places in the flattened batch `[n]`, and `starts` of their runs `[runs + 1]`."""
+    assert mask.prefix is not None
+    inside = torch.arange(length, device=mask.prefix.device) < mask.prefix[:, None]
+    places = inside.flatten().nonzero().flatten()
+    run = torch.bucketize(places, starts(mask, batch, length).to(places.device), right=True)
+    first = run.diff(prepend=run[:1] - 1).nonzero().flatten()
+    return places, torch.cat([first, torch.tensor([len(places)], device=places.device)]).to(torch.int32)
+
+
 def pack(x: Tensor) -> Tensor:
     """`[batch, heads, length, head_dim]` → `[batch * length, heads, head_dim]`."""
     return x.transpose(1, 2).flatten(0, 1)

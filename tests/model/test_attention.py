@@ -164,6 +164,24 @@ def test_flash_packs_and_unpacks(kind: str, documents: bool, kv_heads: int, monk
     assert_near(attend("flash", mask, *qkv), naive(*qkv, mask))
 
 
+@settings(max_examples=60, deadline=None)
+@given(masks())
+def test_two_calls_make_a_prefix_mask(drawn: tuple[AttentionMask, int, int]) -> None:
+    """Who sees whom in flash's two calls: causal runs, but for the prefixes' positions, which see their part of a run both ways."""
+    mask, batch, length = drawn
+    if mask.prefix is None:
+        return
+    size = batch * length
+    run = torch.bucketize(torch.arange(size), packing.starts(mask, batch, length), right=True)
+    visible = (run[:, None] == run) & (torch.arange(size)[:, None] >= torch.arange(size))
+    places, inner = packing.within_prefix(mask, batch, length)
+    part = torch.bucketize(torch.arange(len(places)), inner, right=True)
+    visible[places] = False
+    visible[places[:, None], places] = part[:, None] == part
+    wanted = torch.block_diag(*mask.dense(batch, length, CPU)[:, 0].int()).bool()
+    assert torch.equal(visible, wanted)
+
+
 @pytest.mark.parametrize(("kind", "documents"), sorted(CAPABILITIES["xformers"].masks))
 def test_xformers_bias_is_dense(kind: str, documents: bool) -> None:
     pytest.importorskip("xformers")

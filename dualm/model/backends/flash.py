@@ -1,4 +1,7 @@
-"""FlashAttention over packed documents of different lengths. CUDA, bf16 and fp16; causal and bidirectional.
+"""FlashAttention over packed documents of different lengths. CUDA, bf16 and fp16.
+
+A prefix mask takes two calls: all positions read causally, then those of the prefixes both ways among themselves, which takes the place
+of what the first call made of them. Behind a prefix, causal is what the mask asks for.
 
 The kernel is flash-attn's where that package is installed, else the one inside torch.
 """
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dualm.model.attention import AttentionMask
-from dualm.model.packing import expand_heads, pack, starts, unpack
+from dualm.model.packing import expand_heads, pack, starts, unpack, within_prefix
 
 # (q, k, v [tokens, heads or kv_heads, head_dim], starts [runs + 1], longest run, causal) → [tokens, heads, head_dim]
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, int, bool], Tensor]
@@ -26,6 +29,7 @@ class Lowered(NamedTuple):
     starts: Tensor
     longest: int  # an upper bound: the true one would have to be read from the device and change with every batch
     causal: bool
+    prefix: tuple[Tensor, Tensor] | None = None  # places of the prefixes' positions, and where their runs start
 
 
 @functools.cache
@@ -36,11 +40,20 @@ def missing() -> str | None:
 
 
 def lower(mask: AttentionMask, batch: int, length: int, device: torch.device) -> Lowered:
-    return Lowered(kernel(), starts(mask, batch, length).to(device, non_blocking=True), length, mask.kind == "causal")
+    runs = starts(mask, batch, length).to(device, non_blocking=True)
+    if mask.kind != "prefix":
+        return Lowered(kernel(), runs, length, mask.kind == "causal")
+    places, inner = (part.to(device, non_blocking=True) for part in within_prefix(mask, batch, length))
+    return Lowered(kernel(), runs, length, True, (places, inner) if len(places) else None)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, lowered: Lowered) -> Tensor:
-    out = lowered.kernel(pack(q), pack(k), pack(v), lowered.starts, lowered.longest, lowered.causal)
+    queries, keys, values = pack(q), pack(k), pack(v)
+    out = lowered.kernel(queries, keys, values, lowered.starts, lowered.longest, lowered.causal)
+    if lowered.prefix is not None:
+        places, runs = lowered.prefix
+        inside = lowered.kernel(queries[places], keys[places], values[places], runs, lowered.longest, False)
+        out = out.index_copy(0, places, inside)
     return unpack(out, q.shape[0])
 
 
