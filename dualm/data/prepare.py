@@ -70,8 +70,11 @@ def prepare(data: DataConfig, vocab: int) -> Path:
 
 
 def prepared(data: DataConfig, vocab: int) -> Path | None:
-    """The folder of prepared shards for this recipe, if it is there already and whole."""
-    folder, source = _asked(data, vocab)
+    """The folder of prepared shards for this recipe, if it is there already and whole, and so are the files it was made from."""
+    try:
+        folder, source = _asked(data, vocab)
+    except UserError:  # the tokenizer is not there
+        return None
     with contextlib.redirect_stderr(io.StringIO()):
         return folder if _reusable(folder, source) else None
 
