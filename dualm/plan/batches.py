@@ -99,9 +99,8 @@ class TrainingBatches:
 
     def window(self, slot: int) -> Window:
         """The window in a slot of training, counted from its first sequence."""
-        source, epoch, half, number = self.order.place(slot)
-        begin, end = (self.order.begin(source, one) for one in (epoch, epoch + 1))
-        return self.sources[source].window(epoch, begin, end, half, number)
+        place = self.order.place(slot)
+        return self.sources[place.source].window(place.epoch, place.half, place.number)
 
 
 def built(config: ObjectiveConfig, time: Density) -> dict[str, Objective]:

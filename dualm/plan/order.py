@@ -27,11 +27,19 @@ class Counts(NamedTuple):
     md: int
 
 
+class Epoch(NamedTuple):
+    """One pass over a source: its number, and what either half has had of the source before and after it."""
+
+    number: int
+    begin: Counts
+    end: Counts
+
+
 class Place(NamedTuple):
     """What a slot gets: the `number`-th of the windows that one half gets of an epoch of a source."""
 
     source: int
-    epoch: int
+    epoch: Epoch
     half: Half
     number: int
 
@@ -49,12 +57,14 @@ class Order:
         half, number = self._in_half(slot)
         source = self.shares.name(number)
         before = self._before(source, slot)
-        epoch = sum(before) // self.windows[source]
-        begin = self.begin(source, epoch)
-        return Place(source, epoch, half, before.ar - begin.ar if half == "ar" else before.md - begin.md)
+        epoch = self.epoch(source, sum(before) // self.windows[source])
+        return Place(source, epoch, half, getattr(before, half) - getattr(epoch.begin, half))
 
-    def begin(self, source: int, epoch: int) -> Counts:
-        """What either half has had of a source when its epoch begins: the epoch has what it has had at the next, less this."""
+    def epoch(self, source: int, number: int) -> Epoch:
+        return Epoch(number, self._begin(source, number), self._begin(source, number + 1))
+
+    def _begin(self, source: int, epoch: int) -> Counts:
+        """What either half has had of a source when an epoch begins."""
         if (source, epoch) not in self._begins:
             wanted = epoch * self.windows[source]
             low, high = 0, 1

@@ -23,7 +23,7 @@ from dualm.data.weighted import weighted_sources
 from dualm.data.windows import Pairs, Rows, Window, Windows, open_windows, random_windows
 from dualm.objectives import Half
 from dualm.plan.budget import Budget
-from dualm.plan.order import Counts
+from dualm.plan.order import Epoch
 from dualm.randomness import stream
 
 
@@ -33,11 +33,8 @@ class Passes(Protocol):
     @property
     def windows(self) -> Windows: ...
 
-    def window(self, epoch: int, begin: Counts, end: Counts, half: Half, number: int) -> Window:
-        """Window `number` of those that `half` gets of an epoch.
-
-        `begin` and `end` are what either half has had of the source when the epoch begins and ends.
-        """
+    def window(self, epoch: Epoch, half: Half, number: int) -> Window:
+        """Window `number` of those that `half` gets of an epoch."""
         ...
 
 
@@ -48,19 +45,19 @@ class Same:
     source: int = 0
     _epochs: dict[int, dict[Half, np.ndarray]] = field(default_factory=dict)
 
-    def window(self, epoch: int, begin: Counts, end: Counts, half: Half, number: int) -> Window:
-        if epoch not in self._epochs:
-            self._epochs = {old: kept for old, kept in self._epochs.items() if old == epoch - 1}
-            self._epochs[epoch] = self.epoch(epoch, begin, end)
-        return self.windows[int(self._epochs[epoch][half][number])]
+    def window(self, epoch: Epoch, half: Half, number: int) -> Window:
+        if epoch.number not in self._epochs:
+            self._epochs = {old: kept for old, kept in self._epochs.items() if old == epoch.number - 1}
+            self._epochs[epoch.number] = self.epoch(epoch)
+        return self.windows[int(self._epochs[epoch.number][half][number])]
 
-    def epoch(self, epoch: int, begin: Counts, end: Counts) -> dict[Half, np.ndarray]:
+    def epoch(self, epoch: Epoch) -> dict[Half, np.ndarray]:
         """The windows of either half in their order."""
-        count = sum(end) - sum(begin)
+        count = sum(epoch.end) - sum(epoch.begin)
         ring = stream(self.seed, "exposure", 0, self.source).permutation(count)
         is_ar = np.zeros(count, dtype=bool)
-        is_ar[ring[np.arange(begin.ar, end.ar) % count]] = True
-        shuffled = stream(self.seed, "order", epoch, self.source).permutation(count)
+        is_ar[ring[np.arange(epoch.begin.ar, epoch.end.ar) % count]] = True
+        shuffled = stream(self.seed, "order", epoch.number, self.source).permutation(count)
         return {"ar": shuffled[is_ar[shuffled]], "md": shuffled[~is_ar[shuffled]]}
 
 
@@ -88,19 +85,20 @@ class Recut:
     source: int = 0
     _parts: dict[tuple[int, Half], Shuffled] = field(default_factory=dict)
 
-    def window(self, epoch: int, begin: Counts, end: Counts, half: Half, number: int) -> Window:
-        if (epoch, half) not in self._parts:
-            self._parts = {key: kept for key, kept in self._parts.items() if key[0] >= epoch - 1}
-            self._parts[epoch, half] = self.part(epoch, begin, end, half)
-        part, context = self._parts[epoch, half], self.windows.context
+    def window(self, epoch: Epoch, half: Half, number: int) -> Window:
+        if (epoch.number, half) not in self._parts:
+            self._parts = {key: kept for key, kept in self._parts.items() if key[0] >= epoch.number - 1}
+            self._parts[epoch.number, half] = self.part(epoch, half)
+        part, context = self._parts[epoch.number, half], self.windows.context
         return part.window(part.turn + number * context, context)
 
-    def part(self, epoch: int, begin: Counts, end: Counts, half: Half) -> Shuffled:
-        """The tokens that a half gets of an epoch."""
+    def part(self, epoch: Epoch, half: Half) -> Shuffled:
+        """The tokens that a half gets of an epoch: AR's arc of the ring ends where the next epoch's begins."""
         ring, context = self.windows.ring, self.windows.context
-        ar, md = end.ar - begin.ar, end.md - begin.md
-        start, count = (begin.ar, ar) if half == "ar" else (begin.ar + ar, md)
-        rng = stream(self.seed, f"recut {half}", epoch, self.source)
+        start, count = epoch.begin.ar, epoch.end.ar - epoch.begin.ar
+        if half == "md":
+            start, count = epoch.end.ar, epoch.end.md - epoch.begin.md
+        rng = stream(self.seed, f"recut {half}", epoch.number, self.source)
         return Shuffled(ring, start * context % len(ring), count * context, rng)
 
 

@@ -32,8 +32,7 @@ def order(windows: int, micro_batch: int, alpha: float) -> Order:
 
 def epoch(seed: int, plan: Order, number: int) -> dict[Half, np.ndarray]:
     """The windows of an epoch that each half gets, where they are cut once."""
-    begin, end = plan.begin(0, number), plan.begin(0, number + 1)
-    return Same(seed, packed(np.zeros(1, int), 1)).epoch(number, begin, end)
+    return Same(seed, packed(np.zeros(1, int), 1)).epoch(plan.epoch(0, number))
 
 
 @given(st.integers(0, 99), st.integers(1, 60), st.integers(1, 7), st.floats(0, 1), st.integers(1, 12))
@@ -84,12 +83,12 @@ def test_slots_fill_every_epoch_of_every_source(windows: list[int], micro: int, 
     for source, unique in enumerate(windows):
         mine = [place for place in places if place.source == source]
         assert abs(len(mine) - 600 / len(windows)) < 3
-        for number in range(mine[-1].epoch):  # the epochs that are whole
-            begin, end = whole.begin(source, number), whole.begin(source, number + 1)
+        for number in range(mine[-1].epoch.number):  # the epochs that are whole
+            epoch = whole.epoch(source, number)
             for half in HALVES:
-                found = [place.number for place in mine if (place.epoch, place.half) == (number, half)]
-                assert found == list(range(getattr(end, half) - getattr(begin, half)))
-            assert sum(end) - sum(begin) == unique
+                found = [place.number for place in mine if (place.epoch.number, place.half) == (number, half)]
+                assert found == list(range(getattr(epoch.end, half) - getattr(epoch.begin, half)))
+            assert sum(epoch.end) - sum(epoch.begin) == unique
 
 
 @given(st.integers(1, 10**6), st.integers(1, 100), st.integers(1, 64), st.integers(1, 32))
