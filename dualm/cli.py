@@ -18,7 +18,7 @@ OPTIONAL = {  # package: how to get it
         ("mauve", "faiss"), "pip install mauve-text==0.4.0 faiss-cpu==1.15.1 (mauve-text is under the GPL)"
     ),
     "submitit": "pip install -r requirements-sweep.txt",
-    **dict.fromkeys(("pandas", "sklearn", "matplotlib", "plotly"), "pip install -r requirements-analysis.txt"),
+    **dict.fromkeys(("pandas", "matplotlib", "plotly"), "pip install -r requirements-analysis.txt"),
 }
 
 

@@ -57,7 +57,7 @@ def save(charts: Iterable[Chart], folder: Path) -> list[Path]:
     for chart in charts:
         figure = draw(chart)
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # the layout is computed once, for both files
+        figure.set_layout_engine(None)  # the layout is computed once, for both files
         for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
             path = folder / f"{chart.name}.{suffix}"
             with files.replacing(path) as partial:
