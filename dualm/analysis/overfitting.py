@@ -67,7 +67,7 @@ def overfitting(table: pd.DataFrame, readings: Sequence[str] = tuple(LOSSES)) ->
 def _described(table: pd.DataFrame, reading: str) -> Iterator[Overfitting]:
     """Every finished run in one reading."""
     rows = validations(table, Target.named(reading).column)
-    numbers = {name: column.to_numpy(float) for name, column in _curve(rows, reading).items()}
+    numbers = {str(name): column.to_numpy(float) for name, column in _curve(rows, reading).items()}
     names = rows["run"].to_numpy()
     edges = np.unique(np.append(np.flatnonzero(names[1:] != names[:-1]) + 1, (0, len(names))))
     for begin, end in pairwise(edges.tolist()):

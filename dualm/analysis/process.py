@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import cho_solve, lapack, solve_triangular
+from scipy.linalg import cho_solve, get_lapack_funcs, solve_triangular
 from scipy.optimize import minimize
 
 from dualm.randomness import stream
@@ -114,7 +114,8 @@ def _log_likelihood(factor: np.ndarray, targets: np.ndarray, weights: np.ndarray
 
 
 def _inverse_factor(factor: np.ndarray) -> np.ndarray:
-    return lapack.dtrtri(factor, lower=1)[0]
+    (invert,) = get_lapack_funcs(("trtri",), (factor,))
+    return invert(factor, lower=1)[0]
 
 
 def _negative(

@@ -169,7 +169,8 @@ class Law:
         worth, spent = effective(self.unique, self.epochs, half_life), (self.epochs - 1) / half_life
         grows = -self.unique * half_life * (np.expm1(-spent) + spent * np.exp(-spent))  # d D' / d log R_D*
         shapes = [data * np.log(worth), data * grows / worth]
-        shapes += [-exponent * np.log(self.sizes) * linear[..., 2] * terms[..., 2] for exponent in exponents]
+        sizes = np.ones(1) if self.sizes is None else self.sizes
+        shapes += [-exponent * np.log(sizes) * linear[..., 2] * terms[..., 2] for exponent in exponents]
         return np.concatenate([np.stack(shapes, -1), terms], -1)
 
     def fit(self, losses: np.ndarray) -> tuple[np.ndarray, float]:
@@ -211,12 +212,14 @@ class Law:
         """The profile likelihood interval of R_D*; `best` is its best value and `cost` the loss of that fit."""
         free = len(losses) - 2 * self.shapes
         tried = np.unique(np.append(np.log(np.geomspace(*HALF_LIVES, 24)), math.log(best)))
-        costs = self.profile(losses, tried)
-        limit = max(cost, costs[np.searchsorted(tried, math.log(best))]) * (1 + f.ppf(LEVEL, 1, free) / free)
+        costs, places = self.profile(losses, tried), tried.tolist()
+        limit = max(cost, float(costs[np.searchsorted(tried, math.log(best))])) * float(
+            1 + f.ppf(LEVEL, 1, free) / free
+        )
         first, last = np.flatnonzero(costs <= limit)[[0, -1]]
-        low = tried[0] if first == 0 else self._crossing(losses, limit, tried[first - 1], tried[first])
+        low = places[0] if first == 0 else self._crossing(losses, limit, places[first - 1], places[first])
         end = last == len(tried) - 1
-        high = tried[-1] if end else self._crossing(losses, limit, tried[last + 1], tried[last])
+        high = places[-1] if end else self._crossing(losses, limit, places[last + 1], places[last])
         return math.exp(low), math.exp(high)
 
     def _crossing(self, losses: np.ndarray, limit: float, outside: float, inside: float) -> float:
