@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from dualm import __version__
-from dualm.commands import COMMANDS
+from dualm.commands import COMMANDS, module
 from dualm.commands.options import is_first_rank
 from dualm.errors import UserError
 
@@ -18,16 +18,18 @@ OPTIONAL = {  # package: how to get it
         ("mauve", "faiss"), "pip install mauve-text==0.4.0 faiss-cpu==1.15.1 (mauve-text is under the GPL)"
     ),
     "submitit": "pip install -r requirements-sweep.txt",
-    **dict.fromkeys(("pandas", "sklearn", "matplotlib", "plotly"), "pip install -r requirements-analysis.txt"),
+    **dict.fromkeys(("pandas", "matplotlib", "plotly"), "pip install -r requirements-analysis.txt"),
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(names: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of these commands. One command is parsed without importing what the others need."""
     top = argparse.ArgumentParser("dualm", description="Train one transformer as AR model and masked diffusion model.")
     top.add_argument("--version", action="version", version=__version__)
     top.add_argument("--local_rank", help=argparse.SUPPRESS)  # from the deepspeed launcher; LOCAL_RANK is what counts
     commands = top.add_subparsers(required=True, metavar="command")
-    for name, command in COMMANDS.items():
+    for name in names:
+        command = module(name)
         made_with = getattr(command, "PARSER", {})
         sub = commands.add_parser(name, help=command.HELP, description=command.HELP, **made_with)
         if made_with:
@@ -41,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. A user's error is one line on stderr and exit code 2."""
-    top = parser()
+    argv = sys.argv[1:] if argv is None else argv
+    top = parser([argv[0]] if argv and argv[0] in COMMANDS else COMMANDS)
     arguments, rest = top.parse_known_args(argv)
     listed = next((name for name in ("overrides", "prompts") if name in arguments), None)
     if unknown := [word for word in rest if word.startswith("-") or listed is None]:

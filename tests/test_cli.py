@@ -15,6 +15,8 @@ from tests.conftest import Tiny
 from tests.launched import LAUNCHERS
 from tests.test_config import RECIPES
 
+ROOT = Path(__file__).parent.parent
+
 
 def one_line(captured: str) -> str:
     (line,) = [line for line in captured.splitlines() if line.startswith("dualm: ")]
@@ -42,6 +44,28 @@ def test_a_large_recipe_is_planned_without_building_it(capsys: pytest.CaptureFix
 def test_the_command_line_is_built_without_torch() -> None:
     script = "import sys; from dualm.cli import parser; parser(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+HEAVY = {"torch", "deepspeed", "transformers", "scipy", "pandas", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        ("plan recipes/quickstart.yaml", set()),
+        ("show {sweep}/runs/R1-a1-s0", set()),
+        ("results {sweep}", {"pandas"}),
+        ("keys", set()),
+        ("sweep sweeps/repetition-50-cpu.yaml --dry-run", set()),
+    ],
+)
+def test_what_only_reads_imports_no_heavy_library(words: str, needed: set[str], tmp_path: Path) -> None:
+    sweep = shutil.copytree(ROOT / "tests/fixtures/v0.2.0/sweep", tmp_path / "sweep")
+    heavy = sorted(HEAVY - needed)
+    script = f"import sys; from dualm.cli import main; assert main({words.format(sweep=sweep).split()!r}) == 0; "
+    script += f"print('loaded:', *sys.modules.keys() & {heavy!r})"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "loaded:"
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def check(cases: Cases, backend: str) -> None:
         return
     masks = cast(list[tuple[Kind, bool]], sorted(can.masks))
     shapes = SHAPES if settings.on_gpu else DRY_SHAPES
-    dtypes = [dtype for dtype in TOLERANCES if can.dtypes is None or dtype in can.dtypes]
+    dtypes = [dtype for dtype in TOLERANCES if can.computes(dtype)]
     dtypes = [dtype for dtype in dtypes if not (settings.quick and dtype == torch.float16)]
     for dtype in dtypes:
         for shape in shapes[:1] if settings.quick else shapes:

@@ -119,7 +119,7 @@ def objectives_of(backend: str, precision: str) -> list[str]:
     """The objectives whose masks the backend claims in that precision."""
     can = CAPABILITIES[backend]
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    if can.dtypes is not None and dtype not in can.dtypes:
+    if not can.computes(dtype):
         return []
     return [name for name, kind in MASK_KIND.items() if (kind, True) in can.masks]
 

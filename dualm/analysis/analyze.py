@@ -237,13 +237,12 @@ def scaling_table(fits: Sequence[ScalingFit]) -> pd.DataFrame:
 
 
 def surface_numbers(surface: Surface) -> dict[str, Any]:
-    check = surface.leave_one_out()
-    signal = surface.kernel.k1
+    check, process = surface.leave_one_out, surface.process
     return {
         "points": len(surface.points),
-        "length_scale_log2_R": signal.k2.length_scale[0],
-        "length_scale_alpha": signal.k2.length_scale[1],
-        "signal_sd": np.sqrt(signal.k1.constant_value) * surface.warp.spread,
+        "length_scale_log2_R": process.scales[0],
+        "length_scale_alpha": process.scales[1],
+        "signal_sd": np.sqrt(process.variance) * surface.warp.spread,
         "noise_sd": surface.noise * surface.warp.spread,
         "log_floor": surface.warp.floor,  # if not None, the standard deviations are those of log(cost - floor)
         "leave_one_out": {"r2": check.r2, "typical_error": check.typical_error, "inside": check.inside},

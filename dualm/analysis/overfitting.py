@@ -18,12 +18,14 @@ limit of one run and the spread of the seeds together; the former does not shrin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from dualm.analysis.replicates import cells, over_seeds
 from dualm.analysis.table import LOSSES, Target, check, validations
@@ -58,13 +60,26 @@ class Overfitting:
 def overfitting(table: pd.DataFrame, readings: Sequence[str] = tuple(LOSSES)) -> pd.DataFrame:
     """A row per finished run and reading (a key of `LOSSES` or another column of losses); the columns are the fields of `Overfitting`."""
     check(table)
-    rows = [
-        describe(rows, reading)
-        for reading in readings
-        if (column := Target.named(reading).column) in table
-        for _, rows in validations(table, column).groupby("run", sort=False)
-    ]
+    rows = [row for reading in readings if Target.named(reading).column in table for row in _described(table, reading)]
     return pd.DataFrame([asdict(row) for row in rows], columns=list(Overfitting.__dataclass_fields__))
+
+
+def _described(table: pd.DataFrame, reading: str) -> Iterator[Overfitting]:
+    """Every finished run in one reading."""
+    rows = validations(table, Target.named(reading).column)
+    numbers = {str(name): column.to_numpy(float) for name, column in _curve(rows, reading).items()}
+    names = rows["run"].to_numpy()
+    edges = np.unique(np.append(np.flatnonzero(names[1:] != names[:-1]) + 1, (0, len(names))))
+    for begin, end in pairwise(edges.tolist()):
+        first = rows.iloc[begin]
+        place = {
+            "run": str(first["run"]),
+            "R": int(first["R"]),
+            "alpha": float(first["alpha"]),
+            "seed": int(first["seed"]),
+        }
+        own = {name: column[begin:end] for name, column in numbers.items()}
+        yield Overfitting(**place, reading=reading, **describe(**own))
 
 
 def merged(overfits: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
@@ -92,12 +107,12 @@ def curve(table: pd.DataFrame, run: str, reading: str) -> pd.DataFrame:
     return _curve(rows, reading)
 
 
-def mean_curve(table: pd.DataFrame, cell: pd.Series, name: str, reading: str) -> pd.DataFrame:
-    """The columns of `curve` with the mean loss over the seeds of the cell `name`, loss_half and seeds, where all seeds have a loss."""
-    runs = cell.index[cell == name]
-    curves = pd.concat([curve(table, run, reading).assign(run=run) for run in runs])
-    steps = over_seeds(curves, cell, ["loss"], ["step"]).sort_values("step")
-    return steps[steps["seeds"] == steps["seeds"].max()].reset_index(drop=True)
+def mean_curves(table: pd.DataFrame, cell: pd.Series, reading: str) -> dict[str, pd.DataFrame]:
+    """By cell, the columns of `curve` with the mean loss over its seeds, loss_half and seeds, where all seeds have a loss."""
+    rows = table[table[Target.named(reading).column].notna()].sort_values("step", kind="stable")
+    steps = over_seeds(_curve(rows, reading).assign(run=rows["run"].to_numpy()), cell, ["loss"], ["step"])
+    whole = steps["seeds"] == steps.groupby("run")["seeds"].transform("max")
+    return {str(name): own.reset_index(drop=True) for name, own in steps[whole].groupby("run", sort=False)}
 
 
 def _curve(rows: pd.DataFrame, reading: str) -> pd.DataFrame:
@@ -107,34 +122,28 @@ def _curve(rows: pd.DataFrame, reading: str) -> pd.DataFrame:
     return rows[["step", "tokens"]].assign(**seen).reset_index(drop=True)
 
 
-def describe(rows: pd.DataFrame, reading: str) -> Overfitting:
-    """The result for the validations `rows` of one run, sorted by step."""
-    shape = _curve(rows, reading)
-    tokens, loss, se = (shape[name].to_numpy(float) for name in ("tokens", "loss", "se"))
+def describe(
+    step: np.ndarray, tokens: np.ndarray, epochs: np.ndarray, loss: np.ndarray, se: np.ndarray
+) -> dict[str, Any]:
+    """The fields of `Overfitting` that follow from the validations `[n]` of one run, sorted by step."""
     lowest = int(loss.argmin())
     errors = difference_error(se, se[lowest], jitter(tokens, loss))
-    limit = norm.ppf(CONFIDENCE ** (1 / len(loss)))
+    limit = float(ndtri(CONFIDENCE ** (1 / len(loss))))
     band = tokens[(loss - loss[lowest] <= limit * errors) | (np.arange(len(loss)) == lowest)]
     gap, gap_se = loss[-1] - loss[lowest], errors[-1] if lowest < len(loss) - 1 else 0.0
-    first = rows.iloc[0]
-    return Overfitting(
-        run=str(first["run"]),
-        R=int(first["R"]),
-        alpha=float(first["alpha"]),
-        seed=int(first["seed"]),
-        reading=reading,
-        tokens_least=tokens[lowest],
-        tokens_low=band[0],
-        tokens_high=band[-1],
-        epochs_least=float(shape["epochs"].iloc[lowest]),
-        loss_least=loss[lowest],
-        loss_last=loss[-1],
-        gap=float(gap),
-        gap_se=float(gap_se),
-        gap_limit=float(limit * gap_se),
-        overfits=bool(gap > limit * gap_se),
-        validations=len(loss),
-    )
+    return {
+        "tokens_least": tokens[lowest],
+        "tokens_low": band[0],
+        "tokens_high": band[-1],
+        "epochs_least": float(epochs[lowest]),
+        "loss_least": loss[lowest],
+        "loss_last": loss[-1],
+        "gap": float(gap),
+        "gap_se": float(gap_se),
+        "gap_limit": float(limit * gap_se),
+        "overfits": bool(gap > limit * gap_se),
+        "validations": len(loss),
+    }
 
 
 def difference_error(

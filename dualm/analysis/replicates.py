@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from dualm.analysis.axes import axis_columns, size_columns
 
@@ -45,7 +45,7 @@ class Estimate:
 def half_width(sd: np.ndarray | float, seeds: np.ndarray | int) -> np.ndarray:
     """Half the width of the t interval of a mean over `seeds`, from their standard deviation; NaN for one seed."""
     count = np.asarray(seeds, float)
-    reach = student.ppf((1 + CONFIDENCE) / 2, np.where(count > 1, count - 1, np.nan))
+    reach = stdtrit(np.where(count > 1, count - 1, np.nan), (1 + CONFIDENCE) / 2)
     return reach * np.asarray(sd, float) / np.sqrt(count)
 
 
@@ -62,11 +62,16 @@ def cells(table: pd.DataFrame) -> pd.Series:
     """The cell of each run, by run. A cell of several runs is named like them without the seed; of one, like the run."""
     runs = table.drop_duplicates("run").set_index("run")
     keys = ["R", "alpha", *size_columns(table), *axis_columns(table)]
-    named = pd.Series(index=runs.index, dtype=object)
-    for _, rows in runs.groupby(keys, dropna=False, sort=False):
-        first = str(rows.index[0])
-        named[rows.index] = first.removesuffix(f"-s{rows['seed'].iloc[0]}") if len(rows) > 1 else first
-    return named
+    alike = runs.assign(first=runs.index.astype(str)).groupby(keys, dropna=False, sort=False)
+    first, seed, several = (
+        alike["first"].transform("first"),
+        alike["seed"].transform("first"),
+        alike["seed"].transform("size") > 1,
+    )
+    names = [
+        name.removesuffix(f"-s{s}") if merge else name for name, s, merge in zip(first, seed, several, strict=True)
+    ]
+    return pd.Series(names, index=runs.index, dtype=object)
 
 
 def over_seeds(rows: pd.DataFrame, cell: pd.Series, columns: Sequence[str], by: Sequence[str] = ()) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from dualm.analysis.charts import (
     records,
     repetition_axis,
 )
-from dualm.analysis.overfitting import mean_curve, merged
+from dualm.analysis.overfitting import mean_curves, merged
 from dualm.analysis.replicates import cells, seeds_label, with_half
 from dualm.analysis.scaling import ScalingFit
 from dualm.evaluation.readings import READINGS, Reading
@@ -41,7 +41,7 @@ def curves(table: pd.DataFrame, overfitting: pd.DataFrame, reading: Reading) -> 
     Runs that differ in the seed alone are one line, their mean, with its 95 % interval as a band.
     """
     table = table[table["finished"].astype(bool)]
-    found, cell = merged(overfitting, table), cells(table)
+    found, drawn = merged(overfitting, table), mean_curves(table, cells(table), reading.key)
     runs = found[found["reading"] == reading.key]
     ends = np.concatenate([runs["loss_least"], runs["loss_last"]])
     lowest, highest, typical = (float(np.quantile(ends, share)) for share in (0, 1, 0.85))
@@ -67,7 +67,7 @@ def curves(table: pd.DataFrame, overfitting: pd.DataFrame, reading: Reading) -> 
                     mark
                     for alpha, group in by_value(rows, "alpha")
                     for row in records(group)
-                    for mark in _curve(mean_curve(table, cell, str(row.run), reading.key), row, alpha, scale)
+                    for mark in _curve(drawn[row.run], row, alpha, scale)
                 ),
             )
             for repetitions, rows in by_value(runs, "R")

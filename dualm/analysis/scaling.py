@@ -22,13 +22,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq, least_squares
 from scipy.stats import f
 
+from dualm.analysis.least_squares import minimise
 from dualm.analysis.replicates import cells, over_seeds
 from dualm.analysis.table import LOSSES, PURE, check, lowest, pure_group
 from dualm.errors import UserError
@@ -148,69 +147,89 @@ class Law:
         return 2 if self.sizes is None else 3
 
     @property
-    def bounds(self) -> tuple[list[float], list[float]]:
-        shapes = [EXPONENTS, HALF_LIVES, EXPONENTS][: self.shapes]
-        low, high = np.log(np.array(shapes)).T
-        return [*low] + [0.0] * self.shapes, [*high] + [np.inf] * self.shapes
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        low, high = np.log(np.array([EXPONENTS, HALF_LIVES, EXPONENTS][: self.shapes])).T
+        return np.append(low, np.zeros(self.shapes)), np.append(high, np.full(self.shapes, np.inf))
 
     def terms(self, shape: np.ndarray) -> np.ndarray:
-        """The factors of E0, b (, A), `[runs, 2 or 3]`."""
-        beta, half_life, *exponents = np.exp(shape)
-        columns = [np.ones_like(self.unique), effective(self.unique, self.epochs, half_life) ** -beta]
-        return np.column_stack(columns + [self.sizes**-exponent for exponent in exponents])
+        """The factors of E0, b (, A), `[fits, runs, 2 or 3]`, from `[fits, shapes]`."""
+        beta, half_life, *exponents = np.exp(shape).T[:, :, None]
+        worth = effective(self.unique, self.epochs, half_life) ** -beta
+        return np.stack([np.ones_like(worth), worth] + [self.sizes**-exponent for exponent in exponents], -1)
 
     def loss(self, parameters: np.ndarray) -> np.ndarray:
-        return self.terms(parameters[: self.shapes]) @ parameters[self.shapes :]
+        """`[fits, runs]` from `[fits, p]`."""
+        return np.einsum("frk,fk->fr", self.terms(parameters[:, : self.shapes]), parameters[:, self.shapes :])
 
-    def fit(self, losses: np.ndarray, half_life: float | None = None) -> tuple[np.ndarray, float]:
-        """The parameters `[p]` with the smallest Huber loss on log `losses`, and that loss. `half_life` fixes R_D*."""
-        axes = [np.log(np.geomspace(*ends, 12)) for ends in (EXPONENTS, HALF_LIVES, EXPONENTS)][: self.shapes]
-        if half_life is not None:
-            axes[1] = np.log([half_life])
-        tried = np.stack(np.meshgrid(*axes), -1).reshape(-1, self.shapes)
-        relative = np.stack([self.terms(shape) for shape in tried]) / losses[:, None]
+    def slopes(self, parameters: np.ndarray) -> np.ndarray:
+        """d loss / d parameters, `[fits, runs, p]`."""
+        beta, half_life, *exponents = np.exp(parameters[:, : self.shapes]).T[:, :, None]
+        terms, linear = self.terms(parameters[:, : self.shapes]), parameters[:, None, self.shapes :]
+        data = -beta * linear[..., 1] * terms[..., 1]  # d loss / d log D'
+        worth, spent = effective(self.unique, self.epochs, half_life), (self.epochs - 1) / half_life
+        grows = -self.unique * half_life * (np.expm1(-spent) + spent * np.exp(-spent))  # d D' / d log R_D*
+        shapes = [data * np.log(worth), data * grows / worth]
+        sizes = np.ones(1) if self.sizes is None else self.sizes
+        shapes += [-exponent * np.log(sizes) * linear[..., 2] * terms[..., 2] for exponent in exponents]
+        return np.concatenate([np.stack(shapes, -1), terms], -1)
+
+    def fit(self, losses: np.ndarray) -> tuple[np.ndarray, float]:
+        """The parameters `[p]` with the smallest Huber loss on log `losses`, and that loss."""
+        starts, squares = self._starts(losses, np.log(np.geomspace(*HALF_LIVES, 12)))
+        fitted, costs = self._refine(losses, starts[np.argsort(squares)[:8]], np.ones(2 * self.shapes, bool))
+        return fitted[costs.argmin()], float(costs.min())
+
+    def profile(self, losses: np.ndarray, log_half_lives: np.ndarray) -> np.ndarray:
+        """The smallest Huber loss at each of these R_D*, whatever the other parameters, `[R_D*]`."""
+        starts, squares = self._starts(losses, log_half_lives)
+        kinds = len(squares) // len(log_half_lives)
+        best = np.argsort(squares.reshape(kinds, -1), axis=0)[:2] * len(log_half_lives) + np.arange(len(log_half_lives))
+        free = np.arange(2 * self.shapes) != 1
+        return self._refine(losses, starts[best.ravel()], free)[1].reshape(2, -1).min(0)
+
+    def _starts(self, losses: np.ndarray, log_half_lives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Parameters on a grid of exponents and these R_D*, `[starts, p]`, R_D* last; and their squared relative errors."""
+        exponents = np.log(np.geomspace(*EXPONENTS, 12))
+        axes = [exponents, exponents, log_half_lives][-self.shapes :]
+        tried = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, self.shapes)
+        tried = tried[:, [0, -1, 1][: self.shapes]]
+        relative = self.terms(tried) / losses[:, None]
         linear = np.maximum(np.linalg.pinv(relative).sum(-1), 1e-6 * losses.min())  # least squares of relative errors
         squares = ((np.einsum("gnk,gk->gn", relative, linear) - 1) ** 2).sum(-1)
-        starts = np.argsort(squares)[: 8 if half_life is None else 2]
-        fitted = [self._refine(losses, np.concatenate([tried[n], linear[n]]), half_life) for n in starts]
-        return min(fitted, key=lambda pair: pair[1])
+        return np.concatenate([tried, linear], -1), squares
 
-    def _refine(self, losses: np.ndarray, start: np.ndarray, half_life: float | None) -> tuple[np.ndarray, float]:
-        """The local optimum from `start`, and its loss."""
-        free = np.ones(len(start), bool)
-        free[1] = half_life is None
+    def _refine(self, losses: np.ndarray, starts: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The local optima from `starts`, and their losses."""
 
-        def all_of(values: np.ndarray) -> np.ndarray:
-            parameters = start.copy()
-            parameters[free] = values
-            return parameters
+        def residuals(parameters: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            loss = self.loss(parameters)
+            return np.log(loss / losses), self.slopes(parameters) / loss[..., None]
 
-        found = least_squares(
-            lambda values: np.log(self.loss(all_of(values))) - np.log(losses),
-            start[free],
-            bounds=[np.array(ends)[free] for ends in self.bounds],
-            loss="huber",
-            f_scale=HUBER,
-            x_scale="jac",
-            max_nfev=200,
-        )
-        return all_of(found.x), float(found.cost)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a step to loss 0 is not taken
+            return minimise(residuals, starts, *self.bounds, free, HUBER)
 
     def interval(self, losses: np.ndarray, best: float, cost: float) -> tuple[float, float]:
         """The profile likelihood interval of R_D*; `best` is its best value and `cost` the loss of that fit."""
         free = len(losses) - 2 * self.shapes
-        limit = max(cost, self.fit(losses, best)[1]) * (1 + f.ppf(LEVEL, 1, free) / free)
-
-        def excess(log_half_life: float) -> float:
-            return float(self.fit(losses, math.exp(log_half_life))[1] - limit)
-
         tried = np.unique(np.append(np.log(np.geomspace(*HALF_LIVES, 24)), math.log(best)))
-        inside = np.array([excess(each) <= 0 for each in tried])
-        first, last = np.flatnonzero(inside)[[0, -1]]
-        low: Any = tried[0] if first == 0 else brentq(excess, tried[first - 1], tried[first], xtol=0.01)
+        costs, places = self.profile(losses, tried), tried.tolist()
+        limit = max(cost, float(costs[np.searchsorted(tried, math.log(best))])) * float(
+            1 + f.ppf(LEVEL, 1, free) / free
+        )
+        first, last = np.flatnonzero(costs <= limit)[[0, -1]]
+        low = places[0] if first == 0 else self._crossing(losses, limit, places[first - 1], places[first])
         end = last == len(tried) - 1
-        high: Any = tried[-1] if end else brentq(excess, tried[last], tried[last + 1], xtol=0.01)
+        high = places[-1] if end else self._crossing(losses, limit, places[last + 1], places[last])
         return math.exp(low), math.exp(high)
+
+    def _crossing(self, losses: np.ndarray, limit: float, outside: float, inside: float) -> float:
+        """log R_D* between `outside` and `inside` where the profile crosses `limit`, within a hundredth of their distance."""
+        for _ in range(2):
+            tried = np.linspace(outside, inside, 9)
+            costs = self.profile(losses, tried)
+            n = int(np.flatnonzero(costs > limit)[-1]) if (costs > limit).any() else 0
+            outside, inside = tried[n], tried[min(n + 1, 8)]
+        return float((outside + inside) / 2)
 
 
 def fit_scaling(points: pd.DataFrame, group: str, reading: str, published: float | None = None) -> ScalingFit:
@@ -223,6 +242,7 @@ def fit_scaling(points: pd.DataFrame, group: str, reading: str, published: float
     shapes, (floor, scale, *size_scale) = np.exp(best[: law.shapes]), best[law.shapes :]
     beta, half_life = float(shapes[0]), float(shapes[1])
     low, high = law.interval(losses, half_life, cost)
+    fitted = law.loss(best[None])[0]
     unit = np.exp(np.log(points["U"]).mean())
     worth = effective(points["U"].to_numpy(), points["E"].to_numpy(), half_life)
     size_unit = np.exp(np.log(points["N"]).mean())
@@ -238,10 +258,10 @@ def fit_scaling(points: pd.DataFrame, group: str, reading: str, published: float
         half_life_high=float(high),
         determined=_determined(low, high, beta),
         published=published,
-        residual=float(np.median(np.abs(np.log(losses / law.loss(best))))),
+        residual=float(np.median(np.abs(np.log(losses / fitted)))),
         size_scale=float(size_scale[0] * size_unit ** shapes[2]) if size_scale else None,
         size_exponent=float(shapes[2]) if size_scale else None,
-        points=points.assign(effective=worth, fitted=law.loss(best)).reset_index(drop=True),
+        points=points.assign(effective=worth, fitted=fitted).reset_index(drop=True),
     )
 
 

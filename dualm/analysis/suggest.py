@@ -49,7 +49,7 @@ class Posterior:
 
     @classmethod
     def of(cls, surface: Surface, inputs: np.ndarray, repetitions: int) -> Posterior:
-        mean, covariance = surface.posterior(inputs)
+        mean, covariance = surface.process.posterior(inputs)
         errors = surface.noise * stream(0, "measured").standard_normal(DRAWS)
         draws = surface.draw_targets(inputs, DRAWS)
         return cls(draws, errors, mean, covariance, surface.noise, repetitions)

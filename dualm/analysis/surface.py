@@ -1,7 +1,7 @@
 """The response surface: a Gaussian process over the number of repetitions R and the AR ratio alpha.
 
-The inputs are log2 R and `separate(alpha)`. The covariance is an anisotropic Matérn 3/2 kernel plus white noise, with the
-hyper-parameters of highest marginal likelihood (Rasmussen and Williams 2006, "R&W", section 5.4.1).
+The inputs are log2 R and `separate(alpha)`. The process is that of `process`: an anisotropic Matérn 3/2 covariance plus white noise, with
+the parameters of highest marginal likelihood (Rasmussen and Williams 2006, "R&W").
 
 A ratio that never trains an objective has a loss several nats higher in its reading, while the other ratios differ by
 hundredths of a nat. A stationary process cannot model such a step, so the process models log(cost - floor). The floor lies
@@ -19,26 +19,21 @@ Points with an error of their own (`se`, measured on different data) get it in a
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from scipy.linalg import cho_solve, solve_triangular
 from scipy.special import digamma, polygamma
 from scipy.stats import norm
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+from dualm.analysis.process import Process
 from dualm.analysis.table import Target
 from dualm.errors import UserError
 from dualm.randomness import stream
 
 EDGE = 1 / 512  # half the distance of 1/256 from 0
 FLOORS = (None, 1.0, 0.3)  # distance below the lowest cost, in units of (median - lowest cost)
-MIN_NOISE = 1e-3  # fraction of the variance: without it some fits interpolate all points, with far too small intervals
 MINIMUM = {"points": 6, "R": 2, "alpha": 3}
 MIN_FOR_TREND = 8  # points with several seeds: with fewer their noise is taken as equal
 INSIDE = (50, 80, 95)  # percent: the intervals whose coverage is checked
@@ -108,7 +103,7 @@ class Surface:
     higher_is_better: bool
     points: pd.DataFrame  # columns R, alpha, value (, seeds, value_sd) (, se)
     warp: Warp
-    process: GaussianProcessRegressor
+    process: Process
     replicate: float = (
         0.0  # median variance over seeds of one run, in standardised targets; 0 if no point has two seeds
     )
@@ -118,27 +113,14 @@ class Surface:
         return Target.named(self.name)
 
     @property
-    def kernel(self) -> Any:
-        """The fitted (constant k1.k1 * Matérn k1.k2) + white k2."""
-        return self.process.kernel_
-
-    @property
     def noise(self) -> float:
         """Standard deviation of one run about the surface, in standardised targets."""
-        return float(np.sqrt(self.kernel.k2.noise_level + self.replicate))
-
-    def posterior(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean `[n]` and covariance `[n, n]` of the noise-free targets at `inputs` `[n, 2]` (R&W eq. 2.25, 2.26)."""
-        signal, gp = self.kernel.k1, self.process
-        across = signal(inputs, gp.X_train_)
-        half = solve_triangular(gp.L_, across.T, lower=True)
-        return across @ gp.alpha_, signal(inputs) - half.T @ half
+        return float(np.sqrt(self.process.noise + self.replicate))
 
     def predict(self, repetitions: np.ndarray, alphas: np.ndarray) -> pd.DataFrame:
         """Columns R, alpha, median, low, high (90 % credible interval) on the grid of both inputs."""
         inputs = grid(repetitions, alphas)
-        mean, covariance = self.posterior(inputs)
-        reach = norm.ppf(0.95) * np.sqrt(np.maximum(np.diag(covariance), 0))
+        mean, reach = self.process.mean(inputs), norm.ppf(0.95) * self.process.deviation(inputs)
         ends = np.sort([self.warp.inverse(mean - reach), self.warp.inverse(mean + reach)], axis=0)
         R, alpha = (each.ravel() for each in np.meshgrid(repetitions, alphas, indexing="ij"))
         median = self.warp.inverse(mean)
@@ -146,7 +128,7 @@ class Surface:
 
     def draw_targets(self, inputs: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
         """Joint posterior samples of the standardised targets at `inputs` `[n, 2]`: `[draws, n]`, lower is better."""
-        mean, covariance = self.posterior(inputs)
+        mean, covariance = self.process.posterior(inputs)
         scale, directions = np.linalg.eigh(covariance)
         root = directions * np.sqrt(np.maximum(scale, 0))
         return mean + stream(seed, "surface").standard_normal((draws, len(inputs))) @ root.T
@@ -156,15 +138,15 @@ class Surface:
         targets = self.draw_targets(grid(repetitions, alphas), draws, seed)
         return self.warp.inverse(targets).reshape(draws, len(repetitions), len(alphas))
 
+    @cached_property
     def leave_one_out(self) -> LeaveOneOut:
         """Leave-one-out predictions from the inverse covariance, without refitting (R&W eq. 5.12).
 
         All seeds of a point are left out together.
         """
-        gp, values = self.process, self.points["value"].to_numpy()
-        target = self.warp.forward(values)
-        precision = np.diag(cho_solve((gp.L_, True), np.eye(len(values))))
-        mean, deviation = target - gp.alpha_ / precision, 1 / np.sqrt(precision)
+        process, values = self.process, self.points["value"].to_numpy()
+        target = process.targets
+        mean, deviation = target - process.weights / process.precision, 1 / np.sqrt(process.precision)
         reach = norm.ppf(0.975) * deviation
         ends = np.sort([self.warp.inverse(mean - reach), self.warp.inverse(mean + reach)], axis=0)
         predicted, z = self.warp.inverse(mean), np.abs(target - mean) / deviation
@@ -213,24 +195,9 @@ def _fit_warped(
     errors = points["se"].to_numpy() * warp.slope(values) if "se" in points else np.zeros(len(points))
     replicate = replicate_variance(points, warp)
     seeds = points["seeds"].to_numpy() if "seeds" in points else 1
-    scales: Any = (3.0, 4.0)  # in log2 R and in separated alpha
-    added: Any = errors**2 + replicate / seeds + 1e-10
-    shape = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(scales, ((0.5, 50), (0.5, 50)), nu=1.5)
-    process = GaussianProcessRegressor(
-        shape + WhiteKernel(1e-2, (MIN_NOISE, 1)),
-        alpha=added,
-        n_restarts_optimizer=restarts,
-        random_state=seed,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # a length scale at its bound means that the surface is flat in this direction
-        process.fit(inputs, warp.forward(values))
-    likelihood = process.log_marginal_likelihood_value_ + np.log(warp.slope(values)).sum()
-    return Surface(
-        name, higher_is_better, points.reset_index(drop=True), warp, process, float(np.median(replicate))
-    ), float(likelihood)
+    process = Process.fit(inputs, warp.forward(values), errors**2 + replicate / seeds, seed, restarts)
+    surface = Surface(name, higher_is_better, points.reset_index(drop=True), warp, process, float(np.median(replicate)))
+    return surface, float(process.likelihood + np.log(warp.slope(values)).sum())
 
 
 def replicate_variance(points: pd.DataFrame, warp: Warp) -> np.ndarray:

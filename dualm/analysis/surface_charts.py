@@ -211,7 +211,7 @@ def left_out(surfaces: Mapping[str, Surface]) -> Chart:
 
 
 def _left_out_panel(name: str, surface: Surface) -> Panel:
-    check = surface.leave_one_out()
+    check = surface.leave_one_out
     runs = check.points
     unit = surface.target.unit
     ends = [float(runs["value"].min()), float(runs["value"].max())]

@@ -69,7 +69,7 @@ def _findings(analysis: Analysis) -> Table:
 
 
 def _best(surface: Surface, best: pd.DataFrame) -> RenderableType:
-    check = surface.leave_one_out()
+    check = surface.leave_one_out
     coverage = ", ".join(
         f"{share:.0%} of points in their {percent} % interval" for percent, share in check.inside.items()
     )

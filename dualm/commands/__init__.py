@@ -5,38 +5,26 @@ They import what they need when they run, so that `dualm --help` needs no torch.
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 
-from dualm.commands import (
-    analyze,
-    evaluate,
-    export,
-    generate,
-    keys,
-    lm_eval,
-    locality,
-    plan,
-    prepare,
-    quality,
-    results,
-    show,
-    sweep,
-    train,
+COMMANDS = (
+    "prepare",
+    "plan",
+    "train",
+    "show",
+    "generate",
+    "evaluate",
+    "locality",
+    "quality",
+    "lm-eval",
+    "export",
+    "sweep",
+    "results",
+    "analyze",
+    "keys",
 )
 
-COMMANDS: dict[str, ModuleType] = {
-    "prepare": prepare,
-    "plan": plan,
-    "train": train,
-    "show": show,
-    "generate": generate,
-    "evaluate": evaluate,
-    "locality": locality,
-    "quality": quality,
-    "lm-eval": lm_eval,
-    "export": export,
-    "sweep": sweep,
-    "results": results,
-    "analyze": analyze,
-    "keys": keys,
-}
+
+def module(command: str) -> ModuleType:
+    return import_module(f"dualm.commands.{command.replace('-', '_')}")

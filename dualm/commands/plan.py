@@ -26,11 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from dualm.interop.initialize import check_sizes
     from dualm.training.cost import cost
 
     recipe = load(arguments.recipe, arguments.overrides)
-    check_sizes(recipe.model)
+    if recipe.model.init_from is not None:
+        from dualm.interop.initialize import check_sizes
+
+        check_sizes(recipe.model)
     costs = cost(recipe, arguments.gpus)
     used = corpus_used(recipe)
     Console().print(plan_summary(arguments.recipe, costs, used, arguments.gpus, arguments.flops))

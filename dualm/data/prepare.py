@@ -17,9 +17,11 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -222,8 +224,8 @@ def _write_source(
         return shards.ShardWriter(folder, name, tokenizer.vocab, data.shard_tokens, data.document_end)
 
     writers = {split: writer(split) for split in corpus.SPLITS}
-    for batch in _batches(_pieces(corpus.labelled(source.data))):
-        for piece, tokens in zip(batch, tokenizer.encode([piece.text for piece in batch]), strict=True):
+    for batch, encoded in _encoded(_batches(_pieces(corpus.labelled(source.data))), tokenizer):
+        for piece, tokens in zip(batch, encoded, strict=True):
             size = len(piece.text.encode())
             writers[piece.split].write(tokens, size, piece.ends_document)
             advance(size)
@@ -264,6 +266,21 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _encoded(
+    batches: Iterable[list[Piece]], tokenizer: tokenizers.Tokenizer
+) -> Iterator[tuple[list[Piece], list[np.ndarray]]]:
+    """Each batch with the tokens of its pieces. The next one is encoded while the caller writes this one and reads on."""
+    with ThreadPoolExecutor(1) as thread:
+        before = None
+        for batch in batches:
+            job = batch, thread.submit(tokenizer.encode, [piece.text for piece in batch])
+            if before:
+                yield before[0], before[1].result()
+            before = job
+        if before:
+            yield before[0], before[1].result()
 
 
 # ---------------------------------------------------------------- what the user sees

@@ -11,13 +11,14 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Literal, Protocol, cast
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from dualm.errors import UserError
 from dualm.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Kind = Literal["causal", "bidirectional", "prefix"]
 
@@ -25,7 +26,7 @@ Kind = Literal["causal", "bidirectional", "prefix"]
 # A prefix needs no condition on q: from q >= p on, every k < p lies in the past anyway.
 VISIBLE: dict[Kind, Callable[[Tensor, Tensor, Any], Tensor]] = {
     "causal": lambda q, k, p: k <= q,
-    "bidirectional": lambda q, k, p: torch.ones_like(k <= q),
+    "bidirectional": lambda q, k, p: (k <= q) | (k > q),
     "prefix": lambda q, k, p: (k <= q) | (k < p),
 }
 
@@ -58,6 +59,8 @@ class AttentionMask:
         Returns:
             bool `[batch, 1, length, length]`, or `[1, 1, length, length]` where all rows have the same.
         """
+        import torch
+
         mask = self.to(device)
         position = torch.arange(length, device=device)
         prefix = None if mask.prefix is None else mask.prefix.view(batch, 1, 1, 1)
@@ -97,7 +100,7 @@ class Backend(Protocol):
 
 EVERY_MASK = frozenset(product(VISIBLE, (False, True)))  # (kind, has documents)
 NO_PREFIX = frozenset((kind, documents) for kind, documents in EVERY_MASK if kind != "prefix")
-HALF = frozenset((torch.bfloat16, torch.float16))
+HALF = frozenset(("bfloat16", "float16"))
 
 
 @dataclass(frozen=True)
@@ -105,14 +108,22 @@ class Capability:
     rank: int  # `auto` takes the backend of the lowest rank that covers the mask and is there
     masks: frozenset[tuple[str, bool]] = EVERY_MASK
     devices: frozenset[str] | None = None  # None: every device
-    dtypes: frozenset[torch.dtype] | None = None  # None: every dtype
+    dtypes: frozenset[str] | None = None  # None: every dtype
+
+    def computes(self, dtype: torch.dtype) -> bool:
+        return self.dtypes is None or dtype_name(dtype) in self.dtypes
 
     def covers(self, mask: AttentionMask, device: torch.device, dtype: torch.dtype) -> bool:
         return (
             (mask.kind, mask.document_ids is not None) in self.masks
             and (self.devices is None or device.type in self.devices)
-            and (self.dtypes is None or dtype in self.dtypes)
+            and self.computes(dtype)
         )
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`bfloat16`."""
+    return str(dtype).removeprefix("torch.")
 
 
 CAPABILITIES: dict[str, Capability] = {
@@ -144,6 +155,6 @@ def choose(name: str, mask: AttentionMask, device: torch.device, dtype: torch.dt
     if name == "auto":
         return load(able[0])  # there is always sdpa
     wanted = f"{mask.kind} attention {'with' if mask.document_ids is not None else 'without'} documents"
-    case = f"{wanted} on {device.type} in {str(dtype).removeprefix('torch.')}"
+    case = f"{wanted} on {device.type} in {dtype_name(dtype)}"
     reason = f"needs {load(name).missing()}" if CAPABILITIES[name].covers(mask, device, dtype) else f"can't do {case}"
     raise UserError(f"model.attention: {name} {reason}; these can: {', '.join(able)}")

@@ -25,11 +25,10 @@ from torch import Tensor, nn
 
 from dualm.config import ModelConfig
 from dualm.data.tokenizer import MASK, PAD
+from dualm.model.size import AT_THE_END, SINUSOIDS, modulation_rows
 
-SINUSOIDS = 256  # width of the embedding of the rate: cosines and sines of half as many frequencies
 TIME_SCALE = 1000.0  # diffusion models count time in thousandths, which the frequencies are made for
 LONGEST = 10_000.0  # period of the slowest sinusoid over that of the fastest
-PER_BLOCK, AT_THE_END = 6, 2  # shift, scale and gate of two branches; shift and scale before the head
 
 
 class Modulation(NamedTuple):
@@ -84,8 +83,3 @@ class Conditioning(nn.Module):
         blocks, last = rows[:-AT_THE_END], rows[-AT_THE_END:]
         branches = [Modulation(*blocks[start : start + 3]) for start in range(0, len(blocks), 3)]
         return list(zip(branches[::2], branches[1::2], strict=True)), Modulation(*last)
-
-
-def modulation_rows(config: ModelConfig) -> int:
-    """Rows of M."""
-    return (PER_BLOCK * config.layers + AT_THE_END) * config.hidden

@@ -8,46 +8,42 @@ x is the output of the last norm.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from dualm.model.loss import linear_cross_entropy, linear_logits
 from dualm.registry import Registry
 
 
-class LMHead(nn.Linear):
-    """Hidden states to logits or to losses.
+@dataclass(frozen=True)
+class Head:
+    """How to build a head of sizes (hidden, vocab), and the shapes of its parameters without building it."""
 
-    Both in `forward`: under ZeRO-3 the weight is whole only inside it.
-    """
+    build: Callable[[int, int], Any]
+    shapes: Callable[[int, int], dict[str, tuple[int, ...]]]
 
-    def __init__(self, hidden: int, vocab: int, bias: bool = False) -> None:
-        super().__init__(hidden, vocab, bias=bias)
-
-    def forward(self, hidden: Tensor, targets: Tensor | None = None, excluded: int | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if targets is None:
-            return linear_logits(hidden, self.weight, excluded, self.bias)
-        return linear_cross_entropy(hidden, self.weight, targets, excluded, bias=self.bias)
-
-    @staticmethod
-    def shapes(hidden: int, vocab: int) -> dict[str, tuple[int, ...]]:
-        """Its parameters, without building it."""
-        return {"weight": (vocab, hidden)}
+    def __call__(self, hidden: int, vocab: int) -> Any:
+        return self.build(hidden, vocab)
 
 
-class MLPHead(LMHead):
-    def __init__(self, hidden: int, vocab: int) -> None:
-        super().__init__(hidden, vocab, bias=True)
-        self.dense = nn.Linear(hidden, hidden, bias=False)
+def linear(hidden: int, vocab: int) -> Any:
+    from dualm.model.head_layers import LMHead
 
-    def forward(self, hidden: Tensor, targets: Tensor | None = None, excluded: int | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return super().forward(F.gelu(self.dense(hidden), approximate="tanh"), targets, excluded)
-
-    @staticmethod
-    def shapes(hidden: int, vocab: int) -> dict[str, tuple[int, ...]]:
-        return {"weight": (vocab, hidden), "bias": (vocab,), "dense.weight": (hidden, hidden)}
+    return LMHead(hidden, vocab)
 
 
-HEADS: Registry[type[Any]] = Registry("model.head", {"linear": LMHead, "mlp": MLPHead})
+def mlp(hidden: int, vocab: int) -> Any:
+    from dualm.model.head_layers import MLPHead
+
+    return MLPHead(hidden, vocab)
+
+
+HEADS = Registry(
+    "model.head",
+    {
+        "linear": Head(linear, lambda hidden, vocab: {"weight": (vocab, hidden)}),
+        "mlp": Head(
+            mlp, lambda hidden, vocab: {"weight": (vocab, hidden), "bias": (vocab,), "dense.weight": (hidden, hidden)}
+        ),
+    },
+)

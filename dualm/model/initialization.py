@@ -11,12 +11,13 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Sequence
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from dualm.config import ModelConfig
 from dualm.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ZERO = ("self_attn.o_proj.weight", "mlp.down_proj.weight", "conditioning.modulation.weight")
 VOCABULARY = ("embed_tokens.weight", "lm_head.weight")
@@ -51,6 +52,9 @@ def initial(name: str, shape: Sequence[int], model: ModelConfig) -> Tensor:
     A pure function of its arguments and of torch's seed: neither the order in which parameters are asked for nor the
     device or sharding of the model changes it.
     """
+    import torch
+    from torch import nn
+
     if len(shape) == 1:
         return torch.zeros(*shape) if name.endswith("bias") else torch.ones(*shape)
     if name.endswith(ZERO):

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-
-import torch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dualm.registry import Registry
 
-PRECISIONS: Registry[torch.dtype] = Registry("train.precision", {"fp32": torch.float32, "bf16": torch.bfloat16})
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Precision:
+    dtype: str  # its name in torch
+    itemsize: int  # bytes of a number
+
+
+PRECISIONS = Registry("train.precision", {"fp32": Precision("float32", 4), "bf16": Precision("bfloat16", 2)})
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """Within, matrix products are computed in `precision`, one of PRECISIONS."""
-    dtype = PRECISIONS[precision]
+    import torch
+
+    dtype = getattr(torch, PRECISIONS[precision].dtype)
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

@@ -6,15 +6,18 @@ Units: parameters, floating-point operations, bytes.
 from __future__ import annotations
 
 from math import prod
-
-import torch
+from typing import TYPE_CHECKING
 
 from dualm.config import ModelConfig
-from dualm.model.conditioning import SINUSOIDS, modulation_rows
 from dualm.model.head import HEADS
-from dualm.model.loss import CHUNK_ELEMENTS
+
+if TYPE_CHECKING:
+    import torch
 
 CONDITIONING = "model.conditioning."  # what the names of the parameters of time conditioning begin with
+SINUSOIDS = 256  # width of the embedding of the rate: cosines and sines of half as many frequencies
+PER_BLOCK, AT_THE_END = 6, 2  # shift, scale and gate of two branches; shift and scale before the head
+CHUNK_ELEMENTS = 2**25  # logits that the loss holds at once
 
 
 def head_dim(model: ModelConfig) -> int:
@@ -28,6 +31,11 @@ def query_width(model: ModelConfig) -> int:
 
 def kv_heads(model: ModelConfig) -> int:
     return model.kv_heads or model.heads
+
+
+def modulation_rows(model: ModelConfig) -> int:
+    """Rows of the matrix M of time conditioning."""
+    return (PER_BLOCK * model.layers + AT_THE_END) * model.hidden
 
 
 def shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -79,15 +87,15 @@ def flops_per_token(model: ModelConfig, length: int) -> int:
     return 6 * per_token + 12 * model.layers * query_width(model) * length
 
 
-def kv_cache_bytes(model: ModelConfig, batch: int, length: int, dtype: torch.dtype = torch.bfloat16) -> int:
+def kv_cache_bytes(model: ModelConfig, batch: int, length: int, dtype: torch.dtype) -> int:
     """Bytes of the keys and values of `batch` sequences of `length` tokens in all layers."""
     return 2 * model.layers * batch * length * kv_heads(model) * head_dim(model) * dtype.itemsize
 
 
-def activation_bytes(model: ModelConfig, batch: int, length: int, dtype: torch.dtype = torch.bfloat16) -> int:
+def activation_bytes(model: ModelConfig, batch: int, length: int, itemsize: int = 2) -> int:
     """Estimate of what the forward pass keeps for the backward pass, plus the head's working memory.
 
-    Counts, per token and block, in float32 the residual stream and in `dtype` the rest: normed inputs, queries, keys,
+    Counts, per token and block, in float32 the residual stream and, `itemsize` bytes a number, the rest: normed inputs, queries, keys,
     values, attention output and the four ffn-wide tensors of SwiGLU; dropout's masks, and what time conditioning
     multiplies and its products. With checkpointing only the blocks' inputs and one block are kept. Assumes attention
     that keeps no [length, length] matrix and every position supervised; leaves out the allocator's overhead and the
@@ -96,8 +104,8 @@ def activation_bytes(model: ModelConfig, batch: int, length: int, dtype: torch.d
     tokens, hidden = batch * length, model.hidden
     queries, keys = query_width(model), kv_heads(model) * head_dim(model)
     stream = 4 * tokens * hidden
-    block = 2 * stream + dtype.itemsize * tokens * (2 * hidden + 2 * queries + 2 * keys + 4 * model.ffn)
+    block = 2 * stream + itemsize * tokens * (2 * hidden + 2 * queries + 2 * keys + 4 * model.ffn)
     block += 2 * tokens * hidden * (model.dropout > 0) + 4 * stream * (model.time_conditioning > 0)
     blocks = model.layers * stream + block if model.checkpointing else model.layers * block
     chunk = min(CHUNK_ELEMENTS, tokens * model.vocab)
-    return blocks + 2 * stream + chunk * (2 * dtype.itemsize + 8)  # logits and their gradient, in dtype and float32
+    return blocks + 2 * stream + chunk * (2 * itemsize + 8)  # logits and their gradient, in the precision and float32

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 
 from dualm.data.windows import Window, document_ids
 from dualm.model.attention import AttentionMask, Kind
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        return self._map(torch.Tensor.pin_memory)
+        return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         return replace(
@@ -92,6 +94,8 @@ def collate(examples: Sequence[Example], keep_in_document: bool = True) -> Batch
     Where examples hold several sequences, their weights are multiplied by how many, so that the mean over all rows of the
     batch is the mean over its examples.
     """
+    import torch
+
     count, examples = len(examples), [sequence for example in examples for sequence in example.sequences()]
     inputs = np.stack([example.inputs for example in examples])
     targets, weights = (np.stack([getattr(example, name) for example in examples]) for name in ("targets", "weights"))

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 
@@ -22,6 +23,7 @@ def flops_label(flops: float, digits: int = 3) -> str:
     return re.sub(r"e\+?0*", "e", f"{flops:.{digits}g}")
 
 
+@cache
 def alpha_label(alpha: float) -> str:
     """`1/256` instead of 0.00390625 where the denominator is a power of two, otherwise three significant digits."""
     fraction = Fraction(alpha).limit_denominator(4096)

@@ -12,14 +12,18 @@ from dualm.data import (
     windows,  # noqa: F401  (the same)
 )
 from dualm.data.weighted import weighted_sources
-from dualm.model import size
+from dualm.errors import UserError
+from dualm.model import (
+    attention,  # noqa: F401  (the same)
+    initialization,  # noqa: F401  (the same)
+    size,
+)
 from dualm.model.precision import PRECISIONS
 from dualm.objectives import HALVES, OBJECTIVES, Half
 from dualm.plan.budget import Budget
 from dualm.plan.mixture import Mixture, alpha_schedule
 from dualm.registry import check_choices
 from dualm.training import schedules  # noqa: F401  (the same)
-from dualm.training.engine import accumulation_steps
 from dualm.training.optimizers import OPTIMIZERS
 
 GIB = 1024**3
@@ -80,6 +84,17 @@ def cost(recipe: Recipe, gpus: int) -> Cost:
     )
 
 
+def accumulation_steps(recipe: Recipe, world_size: int) -> int:
+    """Micro-batches each rank runs per step. Raises UserError where they don't divide."""
+    train = recipe.train
+    if train.global_batch % (train.micro_batch * world_size):
+        raise UserError(
+            f"train.global_batch: got {train.global_batch}, expected a multiple of train.micro_batch * world size = "
+            f"{train.micro_batch} * {world_size}"
+        )
+    return train.global_batch // (train.micro_batch * world_size)
+
+
 def memory(recipe: Recipe, gpus: int, stage: int) -> float:
     """Bytes per GPU: weights, gradients, optimizer state and activations; an estimate, without fragmentation.
 
@@ -92,7 +107,7 @@ def memory(recipe: Recipe, gpus: int, stage: int) -> float:
     parts = [gpus if stage >= needed else 1 for needed in (3, 2, 1)]
     weights, gradients = (4 + 4 * (recipe.optimizer.ema > 0)) * total / parts[0], 4 * total / parts[1]
     optimizer = (state + (4 * total if stage else 0)) / parts[2]
-    dtype = PRECISIONS[recipe.train.precision]
+    itemsize = PRECISIONS[recipe.train.precision].itemsize
     rows = recipe.train.micro_batch * max(OBJECTIVES[getattr(recipe.objective, half)].sequences for half in HALVES)
-    activations = size.activation_bytes(recipe.model, rows, recipe.model.context, dtype)
+    activations = size.activation_bytes(recipe.model, rows, recipe.model.context, itemsize)
     return weights + gradients + optimizer + activations

@@ -7,22 +7,11 @@ from typing import Any
 import torch
 
 from dualm.config import Recipe
-from dualm.errors import UserError
 from dualm.model.precision import PRECISIONS
 from dualm.model.transformer import Transformer
+from dualm.training.cost import accumulation_steps
 from dualm.training.distributed import World
 from dualm.training.optimizers import OPTIMIZERS
-
-
-def accumulation_steps(recipe: Recipe, world_size: int) -> int:
-    """Micro-batches each rank runs per step. Raises UserError where they don't divide."""
-    train = recipe.train
-    if train.global_batch % (train.micro_batch * world_size):
-        raise UserError(
-            f"train.global_batch: got {train.global_batch}, expected a multiple of train.micro_batch * world size = "
-            f"{train.micro_batch} * {world_size}"
-        )
-    return train.global_batch // (train.micro_batch * world_size)
 
 
 def deepspeed_config(recipe: Recipe, world_size: int) -> dict[str, Any]:
@@ -38,8 +27,8 @@ def deepspeed_config(recipe: Recipe, world_size: int) -> dict[str, Any]:
         "zero_optimization": {"stage": train.zero_stage, "reduce_scatter": optimizer.reduce_scatter},
         # fp32 masters under autocast, gradients reduced in fp32: the same scheme at every stage.
         "torch_autocast": {
-            "enabled": PRECISIONS[train.precision] != torch.float32,
-            "dtype": str(PRECISIONS[train.precision]).removeprefix("torch."),
+            "enabled": PRECISIONS[train.precision].dtype != "float32",
+            "dtype": PRECISIONS[train.precision].dtype,
             "lower_precision_safe_modules": [],
         },
         "steps_per_print": None,

@@ -10,19 +10,22 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dualm.config import OptimizerConfig
 from dualm.registry import Registry
 
-NamedParameters = Iterable[tuple[str, nn.Parameter]]
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+NamedParameters: TypeAlias = "Iterable[tuple[str, nn.Parameter]]"
 
 
 def gradient_norm(parameters: Iterable[torch.Tensor], partitioned: bool) -> torch.Tensor:
     """The 2-norm of the gradients, over all ranks where each holds only a part of them."""
+    import torch
+
     squares = torch.stack([parameter.grad.square().sum() for parameter in parameters if parameter.grad is not None])
     total = squares.sum()
     if partitioned:
@@ -57,6 +60,7 @@ def clipping(kind: type[Any]) -> type[Any]:
     Stages 1-3 do both inside DeepSpeed. At stage 0 nobody does, so this class follows the protocol of
     DeepSpeed's own optimizers: `overflow` says that the step was not taken, `_global_grad_norm` is logged.
     """
+    import torch
 
     class Clipping(kind):  # type: ignore[misc, valid-type]
         clip, overflow, _global_grad_norm = 0.0, False, 0.0
@@ -86,6 +90,8 @@ def at_stage(
 
 
 def adamw(named: NamedParameters, config: OptimizerConfig, zero_stage: int) -> torch.optim.Optimizer:
+    import torch
+
     adam = {"betas": tuple(config.betas), "eps": config.eps}
     groups = [group | adam for group in decay_groups(named, config)]
     return at_stage(torch.optim.AdamW, groups, config, zero_stage)
@@ -138,6 +144,7 @@ def muon_groups(named: NamedParameters, config: OptimizerConfig) -> list[dict[st
 
 def muon(named: NamedParameters, config: OptimizerConfig, zero_stage: int) -> torch.optim.Optimizer:
     """Muon for the hidden matrices, AdamW for the rest (Jordan et al. 2024)."""
+    import torch
     from deepspeed.runtime.zero.muon import original_muon
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 

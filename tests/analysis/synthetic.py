@@ -25,13 +25,13 @@ def results(validations: int = 16, seed: int = 0) -> pd.DataFrame:
     """Fifty runs of `validations` each, the last of which did not finish."""
     rng = np.random.default_rng(seed)
     runs = [
-        _run(f"R{r}-alpha{alpha:.4g}-seed0", r, alpha, validations, rng) for r, row in POINTS.items() for alpha in row
+        point(f"R{r}-alpha{alpha:.4g}-seed0", r, alpha, validations, rng) for r, row in POINTS.items() for alpha in row
     ]
     runs[-1] = runs[-1].head(validations // 2).assign(finished=False)
     return pd.concat(runs, ignore_index=True)
 
 
-def _run(name: str, repetitions: int, alpha: float, validations: int, rng: np.random.Generator) -> pd.DataFrame:
+def point(name: str, repetitions: int, alpha: float, validations: int, rng: np.random.Generator) -> pd.DataFrame:
     progress = np.linspace(0, 1, validations + 1)[1:]
     unique, epochs = BUDGET // repetitions, progress * repetitions
     ar, md = alpha * epochs, (1 - alpha) * epochs

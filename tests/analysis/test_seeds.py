@@ -11,7 +11,7 @@ from scipy.stats import ttest_1samp
 
 from dualm.analysis.analyze import analyze, analyze_sweep
 from dualm.analysis.optimum import best_alpha
-from dualm.analysis.overfitting import mean_curve, merged, overfitting
+from dualm.analysis.overfitting import mean_curves, merged, overfitting
 from dualm.analysis.replicates import Estimate, cells, over_seeds, with_half
 from dualm.analysis.report import charts
 from dualm.analysis.report_tables import tables
@@ -111,7 +111,7 @@ def test_a_surface_of_three_seeds_is_nearer_to_the_known_optimum() -> None:
         table = synthetic.ends(truth, chosen, seeds=range(3), noise=0.03, random=random)
         for seeds in errors:
             surface = fit_surface(surface_points(table[table["seed"] < seeds], AR), "ar", restarts=0)
-            assert len(surface.process.X_train_) == 32  # a point each, however many seeds
+            assert len(surface.process.targets) == 32  # a point each, however many seeds
             best = best_alpha(surface, REPETITIONS.tolist())
             low, alpha, high = (separate(best[name].to_numpy()) for name in ("low", "alpha", "high"))
             errors[seeds].append(np.abs(alpha - true).mean())
@@ -130,7 +130,7 @@ def test_overfitting_over_seeds() -> None:
     assert row["gap"] == pytest.approx(own["gap"].mean())
     assert row["gap_half"] == pytest.approx(Estimate.of(own["gap"]).half)
     assert (row["seeds"], row["overfitting"], row["overfits"]) == (3, 3, True)
-    curve = mean_curve(table, cells(table), "R64-alpha1", "ar")
+    curve = mean_curves(table, cells(table), "ar")["R64-alpha1"]
     runs = table[table["run"].str.startswith("R64-alpha1-")].sort_values("step")
     np.testing.assert_allclose(curve["loss"], runs.groupby("step")["valid/ar_nll"].mean())
     assert curve["loss_half"].gt(0).all()

@@ -64,7 +64,7 @@ def test_intervals_of_a_known_optimum_have_their_nominal_coverage() -> None:
         low, alpha, high = (separate(best[name].to_numpy()) for name in ("low", "alpha", "high"))
         covered.append((low - 0.13 <= true) & (true <= high + 0.13))  # half a step of the grid of ratios
         errors.append(np.abs(alpha - true))
-        inside.append(list(surface.leave_one_out().inside.values()))
+        inside.append(list(surface.leave_one_out.inside.values()))
     assert 0.86 <= np.mean(covered) <= 0.98
     assert np.min(np.mean(covered, axis=0)) >= 0.8
     assert np.mean(errors) < 0.6  # half the distance of two published ratios
@@ -74,13 +74,14 @@ def test_intervals_of_a_known_optimum_have_their_nominal_coverage() -> None:
 def test_leave_one_out_in_closed_form_is_refitting() -> None:
     points = sample(3, runs=20)
     surface = fit_surface(points, "ar", restarts=0)
-    closed = surface.leave_one_out().points
-    gp = surface.process
+    closed = surface.leave_one_out.points
+    process = surface.process
     target = surface.warp.forward(points["value"].to_numpy())
     for left in range(len(points)):
         rest = np.arange(len(points)) != left
-        covariance = gp.kernel_(gp.X_train_[rest]) + 1e-10 * np.eye(rest.sum())
-        across = gp.kernel_.k1(gp.X_train_[[left]], gp.X_train_[rest])
+        inputs = process.inputs[rest]
+        covariance = process.covariance(inputs, inputs) + (process.noise + 1e-10) * np.eye(rest.sum())
+        across = process.covariance(process.inputs[[left]], inputs)
         mean = across @ np.linalg.solve(covariance, target[rest])
         assert closed["predicted"][left] == pytest.approx(surface.warp.inverse(mean)[0], rel=1e-6)
 
