@@ -1,11 +1,12 @@
 # make quickstart   install into .venv, train a dual model on CPU in about three minutes, print the table
 # make test         install what the tests need, run them
 # make check        lint, types, and a dry run of every recipe and every sweep
+# make bench        measure every claim about speed (about an hour); SHORT=1: only see that every script runs
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test check clean
+.PHONY: quickstart test check bench clean
 
 quickstart: .venv/installed
 	@echo "Training recipes/quickstart.yaml; a second call shows the finished run again."
@@ -24,6 +25,9 @@ check: .venv/installed-dev
 	@for sweep in sweeps/*.yaml; do \
 		echo "$(BIN)/dualm sweep $$sweep --dry-run"; $(BIN)/dualm sweep $$sweep --dry-run > /dev/null || exit 1; \
 	done
+
+bench: .venv/installed-dev
+	$(BIN)/python -m benchmarks.run $(if $(SHORT),--short)
 
 .venv/installed: requirements.txt pyproject.toml
 	@echo "Installing dualm into .venv"
