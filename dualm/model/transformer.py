@@ -27,7 +27,7 @@ from dualm.data.tokenizer import MASK
 from dualm.errors import UserError
 from dualm.model import size
 from dualm.model.attention import BACKENDS, AttentionMask, choose
-from dualm.model.cache import KVCache
+from dualm.model.cache import Columns, KVCache
 from dualm.model.conditioning import Conditioning, Modulation, Modulations, gated, modulate
 from dualm.model.head import HEADS
 from dualm.model.initialization import initial
@@ -165,7 +165,7 @@ class Backbone(nn.Module):
             return [(None, None)] * self.config.layers, None
         return self.conditioning(inputs_BL)
 
-    def extend(self, inputs_BL: Tensor, columns_BL: Tensor, visible: Tensor, cache: KVCache) -> Tensor:
+    def extend(self, inputs_BL: Tensor, columns: Columns, visible: Tensor | None, cache: KVCache) -> Tensor:
         """Hidden states of tokens that stand in given columns of a cache and see what `visible` says of it."""
         if self.conditioning is not None and bool((inputs_BL == MASK).any()):
             width = self.config.time_conditioning
@@ -173,11 +173,11 @@ class Backbone(nn.Module):
                 f"model.time_conditioning: got {width}, expected 0 to diffuse in blocks: a cache knows no mask rate"
             )
         x_BLH = self.embed_tokens(inputs_BL)
-        positions_B1L = (columns_BL + cache.dropped_B[:, None])[:, None]
-        angles = rotary(positions_B1L, size.head_dim(self.config), self.config.rope_theta)
+        angles = rotary(cache.positions(columns)[:, None], size.head_dim(self.config), self.config.rope_theta)
+        bias = cache.bias(visible)
         modulations, last = self._modulations(inputs_BL)
         for layer, (block, modulation) in enumerate(zip(self.layers, modulations, strict=True)):
-            x_BLH = block(x_BLH, angles, cache.attend(layer, columns_BL), visible, modulation)
+            x_BLH = block(x_BLH, angles, cache.attend(layer, columns), bias, modulation)
         return modulate(self.norm(x_BLH), last)
 
 
@@ -241,16 +241,17 @@ class Transformer(nn.Module):
             hidden = hidden.flatten(0, 1).index_select(0, outputs)
         return self.lm_head(hidden)
 
-    def extend(self, inputs: Tensor, columns: Tensor, visible: Tensor, cache: KVCache) -> Tensor:
+    def extend(self, inputs: Tensor, columns: Columns, visible: Tensor | None, cache: KVCache) -> Tensor:
         """Read tokens into a cache, and return their final hidden states `[B, L, H]`; `self.lm_head` makes logits.
 
         For reading only: the cache is written in place, so it must be called without gradients.
 
         Args:
             inputs: `[B, L]` int64 tokens.
-            columns: `[B, L]` int64, the column of the cache that each one's keys and values are written to.
+            columns: the column of the cache that each one's keys and values are written to: `[B, L]` int64, or a slice of L
+                columns in every row, which is faster.
             visible: bool `[B or 1, 1, L, C]`: may the token see the cache's first C columns? They hold, by then, the
-                tokens of this call too.
+                tokens of this call too. None: it sees all up to its own, of columns that are a slice; one token, or from column 0.
 
         Raises:
             UserError: a mask in the inputs of a network with time conditioning, which needs the rate of all tokens.
