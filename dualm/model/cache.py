@@ -15,7 +15,6 @@ from torch import Tensor
 from dualm.config import ModelConfig
 from dualm.model import size
 
-
 Columns = Tensor | slice  # [B, L], or the same L columns in every row
 
 

@@ -43,7 +43,7 @@ def logits(model: Transformer, query: Query) -> Iterator[Tensor]:
     """The float32 logits of the query's outputs `[n, vocab]`, in chunks of at most CHUNK_ELEMENTS, in order."""
 
     def hidden(inputs: Tensor) -> Tensor:
-        return model.hidden(inputs, query.attention).flatten(0, 1).index_select(0, query.outputs)
+        return model.hidden(inputs, query.attention, query.outputs)
 
     guided = query.guidance != 0 and query.unconditional is not None
     without = hidden(query.unconditional) if guided and query.unconditional is not None else None

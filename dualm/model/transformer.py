@@ -123,11 +123,20 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x_BLH: Tensor, rotary: Rotary, attend: Attend, lowered: Any, modulations: Modulations = (None, None)
+        self,
+        x_BLH: Tensor,
+        rotary: Rotary,
+        attend: Attend,
+        lowered: Any,
+        modulations: Modulations = (None, None),
+        outputs: Tensor | None = None,
     ) -> Tensor:
+        """With `outputs`, indices into the flattened `[B · L]`, only these go on after attention: `[S, H]`, without modulations."""
         attention, mlp = modulations
         normed = modulate(self.input_layernorm(x_BLH), attention)
         x_BLH = x_BLH + self.dropout(gated(self.self_attn(normed, rotary, attend, lowered), attention))
+        if outputs is not None:
+            x_BLH = x_BLH.flatten(0, 1).index_select(0, outputs)
         normed = modulate(self.post_attention_layernorm(x_BLH), mlp)
         return x_BLH + self.dropout(gated(self.mlp(normed), mlp))
 
@@ -143,7 +152,7 @@ class Backbone(nn.Module):
         self.norm = RMSNorm(config.hidden, config.norm_eps)
         self.conditioning = Conditioning(config) if config.time_conditioning else None
 
-    def forward(self, inputs_BL: Tensor, attention: AttentionMask) -> Tensor:
+    def forward(self, inputs_BL: Tensor, attention: AttentionMask, outputs: Tensor | None = None) -> Tensor:
         (batch, length), device = inputs_BL.shape, inputs_BL.device
         x_BLH = self.embed_tokens(inputs_BL)
         autocast = torch.is_autocast_enabled(device.type)
@@ -152,11 +161,16 @@ class Backbone(nn.Module):
         lowered = backend.lower(attention, batch, length, device)
         angles = rotary(torch.arange(length, device=device), size.head_dim(self.config), self.config.rope_theta)
         modulations, last = self._modulations(inputs_BL)
+        early = self.conditioning is None and not self.config.checkpointing
+        last_block = self.layers[-1] if early else None  # which drops all but the outputs before its MLP
         for block, modulation in zip(self.layers, modulations, strict=True):
             if self.config.checkpointing:
                 x_BLH = checkpoint(block, x_BLH, angles, backend.attend, lowered, modulation, use_reentrant=False)
             else:
-                x_BLH = block(x_BLH, angles, backend.attend, lowered, modulation)
+                kept = outputs if block is last_block else None
+                x_BLH = block(x_BLH, angles, backend.attend, lowered, modulation, kept)
+        if outputs is not None and last_block is None:
+            return modulate(self.norm(x_BLH), last).flatten(0, 1).index_select(0, outputs)
         return modulate(self.norm(x_BLH), last)
 
     def _modulations(self, inputs_BL: Tensor) -> tuple[list[Modulations], Modulation | None]:
@@ -230,16 +244,13 @@ class Transformer(nn.Module):
             nll=zeros_B.index_add(0, row_S, weights * nll_S), z=zeros_B.index_add(0, row_S, weights * log_z_S**2)
         )
 
-    def hidden(self, inputs: Tensor, attention: AttentionMask) -> Tensor:
-        """`[B, L]` tokens → final hidden states `[B, L, H]`."""
-        return self.model(inputs, attention)
+    def hidden(self, inputs: Tensor, attention: AttentionMask, outputs: Tensor | None = None) -> Tensor:
+        """`[B, L]` tokens → final hidden states `[B, L, H]`, or `[S, H]` of the flat indices `outputs` into `[B · L]`."""
+        return self.model(inputs, attention, outputs)
 
     def logits(self, inputs: Tensor, attention: AttentionMask, outputs: Tensor | None = None) -> Tensor:
         """Float32 logits `[B, L, V]` as the network gives them, or `[S, V]` of the flat indices `outputs` into `[B · L]`."""
-        hidden = self.model(inputs, attention)
-        if outputs is not None:
-            hidden = hidden.flatten(0, 1).index_select(0, outputs)
-        return self.lm_head(hidden)
+        return self.lm_head(self.model(inputs, attention, outputs))
 
     def extend(self, inputs: Tensor, columns: Columns, visible: Tensor | None, cache: KVCache) -> Tensor:
         """Read tokens into a cache, and return their final hidden states `[B, L, H]`; `self.lm_head` makes logits.
