@@ -32,11 +32,12 @@ from dualm.plan.batches import TrainingBatches
 from dualm.plan.passes import Use, open_passes, uses
 from dualm.randomness import stream
 from dualm.training import checkpoints, run_directory
+from dualm.training.allocator import keep_freed_memory
 from dualm.training.checkpoints import State
 from dualm.training.cost import cost
 from dualm.training.distributed import World, any_rank, on_first_rank, world
 from dualm.training.ema import WeightAverage
-from dualm.training.engine import accumulation_steps, build_engine, logged_gradient_norm
+from dualm.training.engine import accumulation_steps, build_engine, logged_gradient_norm, used_stage
 from dualm.training.learned_time import LearnedTime
 from dualm.training.metrics import Reporter, Tally
 from dualm.training.optimizers import set_learning_rate
@@ -52,6 +53,8 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
         UserError: a mistake in the recipe, the data or the run directory.
     """
     with world() as here:
+        if here.device.type == "cpu":
+            keep_freed_memory()
         cost(recipe, here.size)  # refuses what `plan` refuses, before anything is written
         starting = on_first_rank(here, lambda: not runs.checkpoints(Path(recipe.run.dir)))
         if starting:
@@ -108,7 +111,9 @@ class Run:
             self.model.compile_blocks()
         elif self.world.device.type == "cpu":
             torch.compiler.set_stance("force_eager")  # DeepSpeed would compile Muon, which costs a CPU run minutes
-        engine = build_engine(self.recipe, self.model, self.world)
+        written = checkpoints.written_stage(checkpoint) if checkpoint else None
+        stage = used_stage(self.recipe, self.world.size, written)
+        engine = build_engine(self.recipe, self.model, self.world, stage)
         average = WeightAverage(engine, self.recipe.optimizer.ema)
         self.state = State(engine, average, LearnedTime(self.recipe.objective, self.world.device))
         start = checkpoints.load(checkpoint, self.state, self.world, self.recipe) if checkpoint else 0
@@ -116,6 +121,10 @@ class Run:
         if start < steps:
             self.reporter = Reporter(self.dir, self.world, steps, start)
             self.reporter.say(f"resuming from {checkpoint}" if checkpoint else f"training {steps} steps in {self.dir}")
+            if stage != self.recipe.train.zero_stage:
+                self.reporter.say(
+                    f"train.zero_stage: {self.recipe.train.zero_stage} has nothing to share out in one process; stage {stage} runs, with the same numbers"
+                )
             self.describe_data()
             self.validator = Validator.of(self.recipe, self.world, self.shards, self.batches)
             try:

@@ -23,20 +23,19 @@ NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 def gradient_norm(parameters: Iterable[torch.Tensor], partitioned: bool) -> torch.Tensor:
     """The 2-norm of the gradients, over all ranks where each holds only a part of them."""
-    squares = torch.stack([parameter.grad.square().sum() for parameter in parameters if parameter.grad is not None])
-    total = squares.sum()
+    norms = torch._foreach_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    norm = torch.linalg.vector_norm(torch.stack(norms))
     if partitioned:
-        torch.distributed.all_reduce(total)
-    return total.sqrt()
+        torch.distributed.all_reduce(norm.square_())
+        norm.sqrt_()
+    return norm
 
 
 def clip_by_norm(parameters: Iterable[torch.Tensor], norm: torch.Tensor, limit: float) -> None:
     """Scale the gradients down to norm `limit`; 0 means no limit."""
     if limit > 0:
         factor = (limit / (norm + 1e-6)).clamp(max=1.0)
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
+        torch._foreach_mul_([parameter.grad for parameter in parameters if parameter.grad is not None], factor)
 
 
 def decay_groups(named: NamedParameters, config: OptimizerConfig) -> list[dict[str, Any]]:
@@ -86,7 +85,7 @@ def at_stage(
 
 
 def adamw(named: NamedParameters, config: OptimizerConfig, zero_stage: int) -> torch.optim.Optimizer:
-    adam = {"betas": tuple(config.betas), "eps": config.eps}
+    adam = {"betas": tuple(config.betas), "eps": config.eps, "fused": True}
     groups = [group | adam for group in decay_groups(named, config)]
     return at_stage(torch.optim.AdamW, groups, config, zero_stage)
 
