@@ -23,8 +23,7 @@ NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 def gradient_norm(parameters: Iterable[torch.Tensor], partitioned: bool) -> torch.Tensor:
     """The 2-norm of the gradients, over all ranks where each holds only a part of them."""
-    norms = torch._foreach_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-    norm = torch.linalg.vector_norm(torch.stack(norms))
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if partitioned:
         torch.distributed.all_reduce(norm.square_())
         norm.sqrt_()
@@ -35,7 +34,9 @@ def clip_by_norm(parameters: Iterable[torch.Tensor], norm: torch.Tensor, limit: 
     """Scale the gradients down to norm `limit`; 0 means no limit."""
     if limit > 0:
         factor = (limit / (norm + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_([parameter.grad for parameter in parameters if parameter.grad is not None], factor)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
 
 
 def decay_groups(named: NamedParameters, config: OptimizerConfig) -> list[dict[str, Any]]:
