@@ -36,7 +36,7 @@ from dualm.model.initialization import initial
 # (torch 2.13 on CPU, 3 of 400 processes); after any call it never was.
 torch.zeros(1).cos()
 
-Rotary = tuple[Tensor, Tensor]  # cos and sin, [L, D] or [B, 1, L, D]
+Rotary = tuple[Tensor, Tensor]  # cos and sin, [L, D/2] or [B, 1, L, D/2]
 Attend = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
 
 
@@ -60,18 +60,36 @@ class RMSNorm(nn.Module):
 
 
 def rotary(positions: Tensor, head_dim: int, theta: float) -> Rotary:
-    """Angles of the rotary position embedding (RoFormer, arXiv 2104.09864, section 3.2.2), cos and sin `[…, D]`."""
+    """Angles of the rotary position embedding (RoFormer, arXiv 2104.09864, section 3.2.2), cos and sin `[…, D/2]`."""
     frequency = theta ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
     angle = positions.float()[..., None] * frequency
-    angle = torch.cat([angle, angle], dim=-1)
     return angle.cos(), angle.sin()
 
 
+class Rotate(torch.autograd.Function):
+    """Turn the pairs (i, i + D/2) of `[…, L, D]` by their position's angles; back again for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(cos, sin)
+        return turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        cos, sin = ctx.saved_tensors
+        return turned(gradient, cos, -sin), None, None
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    out = x * torch.cat([cos, cos], dim=-1)
+    for half, other, sign in zip(out.chunk(2, dim=-1), reversed(x.chunk(2, dim=-1)), (-1, 1), strict=True):
+        half.addcmul_(other, sin, value=sign)
+    return out
+
+
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """Turn the pairs (i, i + D/2) of `[…, L, D]` by their position's angles, in float32."""
-    cos, sin = rotary
-    first, second = x.float().chunk(2, dim=-1)
-    return x.float() * cos + torch.cat([-second, first], dim=-1) * sin
+    """`[…, L, D]` with its positions in it (`Rotate`), in float32."""
+    return Rotate.apply(x.float(), *rotary)  # pyright: ignore[reportReturnType]
 
 
 class Attention(nn.Module):
