@@ -26,6 +26,9 @@ from pathlib import Path
 from typing import Any
 
 ROWS = [  # modules of this package with `rows(short)`, in the order of the table
+    "training_step",
+    "training_limits",
+    "training_memory",
     "preparation",
     "analysis",
     "startup",

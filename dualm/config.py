@@ -189,7 +189,7 @@ class TrainConfig:
     steps: int | None = key(None, "optimizer steps; default: as many as data.tokens and data.repetitions give", gt=0)
     global_batch: int = key(32, "sequences per optimizer step", gt=0)
     micro_batch: int = key(8, "sequences per forward pass of one rank", gt=0)
-    zero_stage: int = key(1, "DeepSpeed ZeRO stage", ge=0, le=3)
+    zero_stage: int = key(1, "DeepSpeed ZeRO stage; one process runs stage 0, with the same numbers", ge=0, le=3)
     precision: str = key("fp32", "fp32, or bf16: autocast over fp32 masters")
     compile: bool = key(False, "torch.compile every block")
     log_every: int = key(10, "steps between two rows of training metrics", gt=0)

@@ -30,6 +30,7 @@ from dualm.likelihood.modes import Scoring
 from dualm.likelihood.pairs import Pair, Score
 from dualm.likelihood.score import score
 from dualm.model import weights
+from dualm.model.layout import by_inputs
 from dualm.model.precision import PRECISIONS, autocast
 from dualm.model.transformer import Transformer
 from dualm.registry import Registry
@@ -75,6 +76,8 @@ class LanguageModel:
             model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         except (RuntimeError, AssertionError) as error:
             raise UserError(f"device: got {device!r}: {error}") from None
+        if next(model.parameters()).device.type == "cpu":
+            by_inputs(model)
         return cls(model.eval(), tokenizer, about.get("shifted", True), folder, precision)
 
     @property

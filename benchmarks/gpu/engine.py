@@ -124,7 +124,7 @@ def train(run: str, seed: int, here: World) -> Numbers:
     optimizer, precision, size = [*run.split(":"), "tiny"][:3]
     recipe = recipe_of(optimizer, precision, size)
     torch.manual_seed(seed)
-    engine = build_engine(recipe, Transformer(recipe.model), here)
+    engine = build_engine(recipe, Transformer(recipe.model), here, recipe.train.zero_stage)
     set_learning_rate(engine.optimizer, LEARNING_RATE)
     document = DOCUMENT if size == "tiny" else recipe.model.context // 2
     batches = synthetic.training_batches(recipe, document, seed).for_rank(0, 1, 0)

@@ -17,12 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action=argparse.BooleanOptionalAction, default=True, help="go on from the newest checkpoint"
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="write a trace and a table by operator of three early steps to <run.dir>/profile, and go on training",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     from dualm.commands.show import run_summary
     from dualm.training.loop import train
 
-    folder = train(load(arguments.recipe, arguments.overrides), arguments.resume)
+    folder = train(load(arguments.recipe, arguments.overrides), arguments.resume, arguments.profile)
     if is_first_rank():
         Console().print(run_summary(folder))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dualm.data.tokenizer import EOS, PAD
 from dualm.generation.sampling import Dice, Sampling, sample
-from dualm.model.attention import AttentionMask
+from dualm.model.attention import AttentionMask, Kind
 from dualm.model.cache import KVCache
 from dualm.model.transformer import Transformer
 
@@ -31,15 +31,17 @@ def decode(
     is how the prompt is read: `prefix` lets its tokens see each other both ways, what follows is causal in any case.
     The longest prompt and `length` fit into the model's context together.
     """
-    lengths = np.array([len(prompt) for prompt in prompts])
-    capacity = int(lengths.max()) + length
-    assert capacity <= model.config.context, (lengths, length)
+    longest = max(map(len, prompts))
+    capacity = longest + length
+    assert capacity <= model.config.context, (longest, length)
     device = next(model.parameters()).device
     cache = KVCache(model.config, len(prompts), capacity, device)
-    column = torch.from_numpy(lengths).to(device)
-    logits = _read_prompts(model, prompts, column, attention, cache)
+    padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+    cache.shift_B -= padding
+    ragged = len({len(prompt) for prompt in prompts}) > 1
+    real = (torch.arange(capacity, device=device) >= padding[:, None])[:, None, None] if ragged else None
+    logits = _read_prompts(model, prompts, real, attention, cache)
     rows, ended = np.arange(len(prompts)), np.zeros(len(prompts), dtype=bool)
-    seen = torch.arange(capacity, device=device)
     for step in range(length):
         tokens = sample(logits, rows, dice, sampling)
         drawn = tokens.cpu().numpy()
@@ -47,25 +49,31 @@ def decode(
         ended |= drawn == EOS
         if ended.all() or step == length - 1:
             return
-        used = int(lengths.max()) + step + 1
-        visible = (seen[:used] <= column[:, None])[:, None, None]
-        logits = model.lm_head(model.extend(tokens[:, None], column[:, None], visible, cache)[:, 0])
-        column = column + 1
+        column = slice(longest + step, longest + step + 1)
+        visible = None if real is None else real[..., : column.stop]
+        logits = model.lm_head(model.extend(tokens[:, None], column, visible, cache)[:, 0])
 
 
 def _read_prompts(
     model: Transformer,
     prompts: Sequence[np.ndarray],
-    lengths: Tensor,
+    real: Tensor | None,
     attention: Literal["causal", "prefix"],
     cache: KVCache,
 ) -> Tensor:
-    """Fill the cache with the prompts; the logits after each of them, `[rows, vocab]`."""
-    longest = max(len(prompt) for prompt in prompts)
-    padded = np.stack([np.pad(prompt, (0, longest - len(prompt)), constant_values=PAD) for prompt in prompts])
-    inputs = torch.from_numpy(padded).to(lengths.device)
-    mask = AttentionMask(attention, prefix=lengths if attention == "prefix" else None)
-    visible = mask.dense(len(prompts), longest, lengths.device)
-    columns = torch.arange(longest, device=lengths.device).expand(len(prompts), -1)
-    hidden = model.extend(inputs, columns, visible, cache)
-    return model.lm_head(hidden[torch.arange(len(prompts), device=lengths.device), lengths - 1])
+    """Fill the cache with the prompts, padded on the left so that all end in one column; the logits after each, `[rows, vocab]`.
+
+    `real` bool `[rows, 1, 1, capacity]` says which columns hold no padding; None: all. Padding sees itself alone.
+    """
+    longest = max(map(len, prompts))
+    padded = np.stack([np.pad(prompt, (longest - len(prompt), 0), constant_values=PAD) for prompt in prompts])
+    inputs = torch.from_numpy(padded).to(cache.shift_B.device)
+    visible = None
+    if real is not None or attention == "prefix":
+        kind: Kind = "causal" if attention == "causal" else "bidirectional"
+        visible = AttentionMask(kind).dense(len(prompts), longest, inputs.device)
+        if real is not None:
+            itself = torch.eye(longest, dtype=torch.bool, device=inputs.device)
+            visible = visible & real[..., :longest] | itself
+    hidden = model.extend(inputs, slice(0, longest), visible, cache)
+    return model.lm_head(hidden[:, -1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -50,11 +51,15 @@ class Dice(NamedTuple):
         return cls(positions, torch.Generator(device).manual_seed(int(positions.integers(2**63))))
 
 
-def allowed(logits: Tensor, forbidden: Sequence[int]) -> Tensor:
+def allowed(logits: Tensor, forbidden: tuple[int, ...]) -> Tensor:
     """A float64 copy of logits `[n, vocab]` in which the forbidden tokens are impossible."""
-    logits = logits.double()
-    logits[:, list(forbidden)] = -torch.inf
-    return logits
+    return logits.double().index_fill_(-1, _ids(forbidden, logits.device), -torch.inf)
+
+
+@lru_cache(maxsize=16)
+def _ids(tokens: tuple[int, ...], device: torch.device) -> Tensor:
+    """Tokens as a tensor, kept: to move it to the device for every token drawn would wait for the device each time."""
+    return torch.tensor(tokens, dtype=torch.int64, device=device)
 
 
 def narrowed(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -77,19 +82,15 @@ def sample(logits: Tensor, texts: np.ndarray, dice: Sequence[Dice], sampling: Sa
     float32 Gumbel noise silently lowers the temperature (Zheng et al. 2024), so the noise is float64. Row i belongs to
     text `texts[i]` (in rising order) and draws from its dice.
     """
-    logits = allowed(logits, sampling.forbidden)
     if sampling.temperature == 0:
-        return logits.argmax(-1)
-    logits = narrowed(logits, sampling)
-    counts = np.bincount(texts, minlength=len(dice))
-    noise = [
-        torch.empty(count, logits.shape[-1], dtype=torch.float64, device=logits.device).exponential_(
-            generator=one.tokens
-        )
-        for count, one in zip(counts.tolist(), dice, strict=True)
-        if count
-    ]
-    return (logits - torch.cat(noise).log()).argmax(-1)
+        return logits.index_fill(-1, _ids(sampling.forbidden, logits.device), -torch.inf).argmax(-1)
+    logits = narrowed(allowed(logits, sampling.forbidden), sampling)
+    noise = torch.empty_like(logits)
+    ends = np.searchsorted(texts, np.arange(len(dice)), side="right").tolist()
+    for one, start, end in zip(dice, [0, *ends], ends, strict=False):
+        if end > start:
+            noise[start:end].exponential_(generator=one.tokens)
+    return logits.sub_(noise.log_()).argmax(-1)
 
 
 def before_end(tokens: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ from dualm.likelihood.pairs import Pair
 from dualm.model.attention import Kind
 from dualm.objectives.example import Example
 from dualm.objectives.masked_diffusion import mask_out
-from dualm.objectives.time import UNIFORM, on_grid, stratified
+from dualm.objectives.time import UNIFORM, on_grid
 from dualm.randomness import stream
 from dualm.registry import Registry
 
@@ -104,15 +104,41 @@ def _next_token(pair: Pair, attention: Kind) -> Example:
 
 
 def mc(pair: Pair, scoring: Scoring, shifted: bool) -> Iterator[Example]:
-    n, rng = len(pair.continuation), noise(pair, scoring.seed)
-    time = on_grid(UNIFORM, scoring.time_steps)
-    for t in map(time.quantile, stratified(rng, scoring.draws)):
+    for masked, weight in antithetic_masks(len(pair.continuation), scoring, noise(pair, scoring.seed)):
+        yield masked_example(pair, np.flatnonzero(masked), weight, scoring, shifted)
+
+
+def antithetic_masks(n: int, scoring: Scoring, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, float]]:
+    """The draws of `mc` over n tokens: what each masks, bool `[n]`, and the weight of a masked token.
+
+    They come in pairs that complement each other, so that together they score every token once. The rates of a pair are r and 1 - r,
+    or both 1 where r is: then each of them has the same distribution. The pairs' r are stratified, each drawn in its own stratum, so
+    pairs are independent of each other. An odd number of draws ends with one half of a pair, either with probability 1/2.
+    """
+    time, pairs = on_grid(UNIFORM, scoring.time_steps), (scoring.draws + 1) // 2
+    for i in range(pairs):
+        t = time.quantile((i + rng.random()) / pairs)
         if scoring.time_steps:  # the rate is one of T, and masks fall independently
-            masked, weight = np.flatnonzero(rng.random(n) < t), 1 / t
+            rate, masked = t, rng.random(n) < t
         else:
             count = math.ceil(t * n)  # uniform on 1..N: see dualm.objectives.masked_diffusion
-            masked, weight = rng.permutation(n)[:count], n / count
-        yield masked_example(pair, masked, weight / scoring.draws, scoring, shifted)
+            rate, masked = count / n, rng.permutation(n) < count
+        halves = [(masked, rate), (~masked, 1 - rate) if rate < 1 else (masked, rate)]
+        if 2 * i + 1 == scoring.draws:
+            halves = [halves[rng.integers(2)]]
+        yield from ((hidden, 1 / (share * len(halves) * pairs)) for hidden, share in halves)
+
+
+def standard_error(draws: Sequence[float]) -> float:
+    """Of the sum of the weighted draws of `antithetic_masks`, in their order; nan for a single pair.
+
+    Pairs are independent, but each has its own stratum, so their spread about a common mean says too much. The variance of the sum is
+    estimated by half the sum of the squared differences of neighbours, the last being the first's. Its mean is the true variance and
+    half the sum of the squared differences of the strata's means (collapsed strata: Cochran 1977, section 5A.12): never too small, and
+    hardly too large, for complementary masks make these means nearly equal, all the way round.
+    """
+    of_pairs = np.add.reduceat(np.asarray(draws), np.arange(0, len(draws), 2))
+    return float(np.sqrt(((of_pairs - np.roll(of_pairs, 1)) ** 2).sum() / 2)) if len(of_pairs) > 1 else math.nan
 
 
 def chain(pair: Pair, scoring: Scoring, shifted: bool) -> Iterator[Example]:

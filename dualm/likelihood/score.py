@@ -11,7 +11,7 @@ import torch
 
 from dualm.errors import UserError
 from dualm.likelihood.confidence import score_by_confidence
-from dualm.likelihood.modes import Scoring
+from dualm.likelihood.modes import Scoring, standard_error
 from dualm.likelihood.pairs import Pair, Score, windows
 from dualm.likelihood.targets import compare, with_targets
 from dualm.model.guidance import Query, logits, without_context
@@ -82,16 +82,14 @@ def _score_examples(
             chosen[i] &= is_greedy
     knows = scoring.how.decodes
     return [
-        Score(sum(drawn), _standard_error(drawn, scoring), len(pair.continuation), is_greedy if knows else None)
+        Score(
+            sum(drawn),
+            standard_error(drawn) if scoring.how.draws else 0.0,
+            len(pair.continuation),
+            is_greedy if knows else None,
+        )
         for pair, drawn, is_greedy in zip(pairs, values, chosen, strict=True)
     ]
-
-
-def _standard_error(values: Sequence[float], scoring: Scoring) -> float:
-    """Of a sum of draws. Taken as if they were independent; stratified as they are, the true one is smaller."""
-    if not scoring.how.draws:
-        return 0.0
-    return float(np.std(values, ddof=1) * math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def _batches(made: Iterable[tuple[int, Example]], tokens: int) -> Iterator[list[tuple[int, Example]]]:

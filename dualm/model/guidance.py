@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dualm.data.tokenizer import MASK
 from dualm.model.attention import AttentionMask
-from dualm.model.loss import CHUNK_ELEMENTS
 from dualm.model.transformer import Transformer, never_predicted
+
+LOGITS_AT_ONCE = 2**25  # 128 MiB in float32
 
 
 class Query(NamedTuple):
@@ -40,10 +41,10 @@ def without_context(tokens: np.ndarray, given: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def logits(model: Transformer, query: Query) -> Iterator[Tensor]:
-    """The float32 logits of the query's outputs `[n, vocab]`, in chunks of at most CHUNK_ELEMENTS, in order."""
+    """The float32 logits of the query's outputs `[n, vocab]`, in chunks of at most LOGITS_AT_ONCE, in order."""
 
     def hidden(inputs: Tensor) -> Tensor:
-        return model.hidden(inputs, query.attention).flatten(0, 1).index_select(0, query.outputs)
+        return model.hidden(inputs, query.attention, query.outputs)
 
     guided = query.guidance != 0 and query.unconditional is not None
     without = hidden(query.unconditional) if guided and query.unconditional is not None else None
@@ -58,7 +59,7 @@ def head_logits(
 
     With guidance w they are un + (1 + w) (cond − un) (Ho and Salimans 2022, equation 6, in logits).
     """
-    step = max(1, CHUNK_ELEMENTS // model.config.vocab)
+    step = max(1, LOGITS_AT_ONCE // model.config.vocab)
     for start in range(0, len(conditional), step):
         chunk = model.lm_head(conditional[start : start + step])
         if unconditional is not None:

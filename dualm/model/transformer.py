@@ -27,7 +27,7 @@ from dualm.data.tokenizer import MASK
 from dualm.errors import UserError
 from dualm.model import size
 from dualm.model.attention import BACKENDS, AttentionMask, choose
-from dualm.model.cache import KVCache
+from dualm.model.cache import Columns, KVCache
 from dualm.model.conditioning import Conditioning, Modulation, Modulations, gated, modulate
 from dualm.model.head import HEADS
 from dualm.model.initialization import initial
@@ -36,7 +36,7 @@ from dualm.model.initialization import initial
 # (torch 2.13 on CPU, 3 of 400 processes); after any call it never was.
 torch.zeros(1).cos()
 
-Rotary = tuple[Tensor, Tensor]  # cos and sin, [L, D] or [B, 1, L, D]
+Rotary = tuple[Tensor, Tensor]  # cos and sin, [L, D/2] or [B, 1, L, D/2]
 Attend = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
 
 
@@ -60,18 +60,36 @@ class RMSNorm(nn.Module):
 
 
 def rotary(positions: Tensor, head_dim: int, theta: float) -> Rotary:
-    """Angles of the rotary position embedding (RoFormer, arXiv 2104.09864, section 3.2.2), cos and sin `[…, D]`."""
+    """Angles of the rotary position embedding (RoFormer, arXiv 2104.09864, section 3.2.2), cos and sin `[…, D/2]`."""
     frequency = theta ** (-torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim)
     angle = positions.float()[..., None] * frequency
-    angle = torch.cat([angle, angle], dim=-1)
     return angle.cos(), angle.sin()
 
 
+class Rotate(torch.autograd.Function):
+    """Turn the pairs (i, i + D/2) of `[…, L, D]` by their position's angles; back again for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(cos, sin)
+        return turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        cos, sin = ctx.saved_tensors
+        return turned(gradient, cos, -sin), None, None
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    out = x * torch.cat([cos, cos], dim=-1)
+    for half, other, sign in zip(out.chunk(2, dim=-1), reversed(x.chunk(2, dim=-1)), (-1, 1), strict=True):
+        half.addcmul_(other, sin, value=sign)
+    return out
+
+
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """Turn the pairs (i, i + D/2) of `[…, L, D]` by their position's angles, in float32."""
-    cos, sin = rotary
-    first, second = x.float().chunk(2, dim=-1)
-    return x.float() * cos + torch.cat([-second, first], dim=-1) * sin
+    """`[…, L, D]` with its positions in it (`Rotate`), in float32."""
+    return Rotate.apply(x.float(), *rotary)  # pyright: ignore[reportReturnType]
 
 
 class Attention(nn.Module):
@@ -123,11 +141,20 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x_BLH: Tensor, rotary: Rotary, attend: Attend, lowered: Any, modulations: Modulations = (None, None)
+        self,
+        x_BLH: Tensor,
+        rotary: Rotary,
+        attend: Attend,
+        lowered: Any,
+        modulations: Modulations = (None, None),
+        outputs: Tensor | None = None,
     ) -> Tensor:
+        """With `outputs`, indices into the flattened `[B · L]`, only these go on after attention: `[S, H]`, without modulations."""
         attention, mlp = modulations
         normed = modulate(self.input_layernorm(x_BLH), attention)
         x_BLH = x_BLH + self.dropout(gated(self.self_attn(normed, rotary, attend, lowered), attention))
+        if outputs is not None:
+            x_BLH = x_BLH.flatten(0, 1).index_select(0, outputs)
         normed = modulate(self.post_attention_layernorm(x_BLH), mlp)
         return x_BLH + self.dropout(gated(self.mlp(normed), mlp))
 
@@ -143,7 +170,7 @@ class Backbone(nn.Module):
         self.norm = RMSNorm(config.hidden, config.norm_eps)
         self.conditioning = Conditioning(config) if config.time_conditioning else None
 
-    def forward(self, inputs_BL: Tensor, attention: AttentionMask) -> Tensor:
+    def forward(self, inputs_BL: Tensor, attention: AttentionMask, outputs: Tensor | None = None) -> Tensor:
         (batch, length), device = inputs_BL.shape, inputs_BL.device
         x_BLH = self.embed_tokens(inputs_BL)
         autocast = torch.is_autocast_enabled(device.type)
@@ -152,11 +179,16 @@ class Backbone(nn.Module):
         lowered = backend.lower(attention, batch, length, device)
         angles = rotary(torch.arange(length, device=device), size.head_dim(self.config), self.config.rope_theta)
         modulations, last = self._modulations(inputs_BL)
+        early = self.conditioning is None and not self.config.checkpointing
+        last_block = self.layers[-1] if early else None  # which drops all but the outputs before its MLP
         for block, modulation in zip(self.layers, modulations, strict=True):
             if self.config.checkpointing:
                 x_BLH = checkpoint(block, x_BLH, angles, backend.attend, lowered, modulation, use_reentrant=False)
             else:
-                x_BLH = block(x_BLH, angles, backend.attend, lowered, modulation)
+                kept = outputs if block is last_block else None
+                x_BLH = block(x_BLH, angles, backend.attend, lowered, modulation, kept)
+        if outputs is not None and last_block is None:
+            return modulate(self.norm(x_BLH), last).flatten(0, 1).index_select(0, outputs)
         return modulate(self.norm(x_BLH), last)
 
     def _modulations(self, inputs_BL: Tensor) -> tuple[list[Modulations], Modulation | None]:
@@ -165,7 +197,7 @@ class Backbone(nn.Module):
             return [(None, None)] * self.config.layers, None
         return self.conditioning(inputs_BL)
 
-    def extend(self, inputs_BL: Tensor, columns_BL: Tensor, visible: Tensor, cache: KVCache) -> Tensor:
+    def extend(self, inputs_BL: Tensor, columns: Columns, visible: Tensor | None, cache: KVCache) -> Tensor:
         """Hidden states of tokens that stand in given columns of a cache and see what `visible` says of it."""
         if self.conditioning is not None and bool((inputs_BL == MASK).any()):
             width = self.config.time_conditioning
@@ -173,11 +205,11 @@ class Backbone(nn.Module):
                 f"model.time_conditioning: got {width}, expected 0 to diffuse in blocks: a cache knows no mask rate"
             )
         x_BLH = self.embed_tokens(inputs_BL)
-        positions_B1L = (columns_BL + cache.dropped_B[:, None])[:, None]
-        angles = rotary(positions_B1L, size.head_dim(self.config), self.config.rope_theta)
+        angles = rotary(cache.positions(columns)[:, None], size.head_dim(self.config), self.config.rope_theta)
+        bias = cache.bias(visible)
         modulations, last = self._modulations(inputs_BL)
         for layer, (block, modulation) in enumerate(zip(self.layers, modulations, strict=True)):
-            x_BLH = block(x_BLH, angles, cache.attend(layer, columns_BL), visible, modulation)
+            x_BLH = block(x_BLH, angles, cache.attend(layer, columns), bias, modulation)
         return modulate(self.norm(x_BLH), last)
 
 
@@ -230,27 +262,25 @@ class Transformer(nn.Module):
             nll=zeros_B.index_add(0, row_S, weights * nll_S), z=zeros_B.index_add(0, row_S, weights * log_z_S**2)
         )
 
-    def hidden(self, inputs: Tensor, attention: AttentionMask) -> Tensor:
-        """`[B, L]` tokens → final hidden states `[B, L, H]`."""
-        return self.model(inputs, attention)
+    def hidden(self, inputs: Tensor, attention: AttentionMask, outputs: Tensor | None = None) -> Tensor:
+        """`[B, L]` tokens → final hidden states `[B, L, H]`, or `[S, H]` of the flat indices `outputs` into `[B · L]`."""
+        return self.model(inputs, attention, outputs)
 
     def logits(self, inputs: Tensor, attention: AttentionMask, outputs: Tensor | None = None) -> Tensor:
         """Float32 logits `[B, L, V]` as the network gives them, or `[S, V]` of the flat indices `outputs` into `[B · L]`."""
-        hidden = self.model(inputs, attention)
-        if outputs is not None:
-            hidden = hidden.flatten(0, 1).index_select(0, outputs)
-        return self.lm_head(hidden)
+        return self.lm_head(self.model(inputs, attention, outputs))
 
-    def extend(self, inputs: Tensor, columns: Tensor, visible: Tensor, cache: KVCache) -> Tensor:
+    def extend(self, inputs: Tensor, columns: Columns, visible: Tensor | None, cache: KVCache) -> Tensor:
         """Read tokens into a cache, and return their final hidden states `[B, L, H]`; `self.lm_head` makes logits.
 
         For reading only: the cache is written in place, so it must be called without gradients.
 
         Args:
             inputs: `[B, L]` int64 tokens.
-            columns: `[B, L]` int64, the column of the cache that each one's keys and values are written to.
+            columns: the column of the cache that each one's keys and values are written to: `[B, L]` int64, or a slice of L
+                columns in every row, which is faster.
             visible: bool `[B or 1, 1, L, C]`: may the token see the cache's first C columns? They hold, by then, the
-                tokens of this call too.
+                tokens of this call too. None: it sees all up to its own, of columns that are a slice; one token, or from column 0.
 
         Raises:
             UserError: a mask in the inputs of a network with time conditioning, which needs the rate of all tokens.

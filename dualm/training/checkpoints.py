@@ -74,7 +74,7 @@ def save(run: Path, step: int, state: State, world: World, recipe: Recipe, token
             "step": step,
             "keep": special,
             "world_size": world.size,
-            "zero_stage": recipe.train.zero_stage,
+            "zero_stage": state.engine.zero_optimization_stage(),
             "dualm": dualm.__version__,
             "numerics": dualm.NUMERICS,
             "files": checksums(partial),
@@ -106,6 +106,11 @@ def _removed_on_error(partial: Path) -> Iterator[None]:
         raise
 
 
+def written_stage(folder: Path) -> int:
+    """The ZeRO stage that wrote a whole checkpoint."""
+    return int(json.loads((folder / MANIFEST).read_text())["zero_stage"])
+
+
 def load(folder: Path, state: State, world: World, recipe: Recipe) -> int:
     """Restore the state of a whole checkpoint; returns its step."""
     manifest = json.loads((folder / MANIFEST).read_text())
@@ -115,10 +120,11 @@ def load(folder: Path, state: State, world: World, recipe: Recipe) -> int:
             f"{folder}: was written by dualm {version}, whose random streams are others, so this version ({dualm.__version__}) "
             f"would not give the same numbers; expected dualm {version} to resume it, or a new run.dir"
         )
-    if (manifest["world_size"], manifest["zero_stage"]) != (world.size, recipe.train.zero_stage):
+    stage = state.engine.zero_optimization_stage()
+    if (manifest["world_size"], manifest["zero_stage"]) != (world.size, stage):
         raise UserError(
             f"{folder}: was written by {manifest['world_size']} processes at ZeRO stage {manifest['zero_stage']}, "
-            f"expected {world.size} at stage {recipe.train.zero_stage}: exact resume needs the same"
+            f"expected {world.size} at stage {stage}: exact resume needs the same"
         )
     _, carried = state.engine.load_checkpoint(str(folder / "deepspeed"), tag="state")
     state.time.restore(carried["time"], world.is_first)

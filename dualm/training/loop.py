@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from dualm.data.prepare import prepare
 from dualm.data.shards import Shards
 from dualm.errors import UserError
 from dualm.interop import initialize
+from dualm.model.precision import emulated
 from dualm.model.transformer import Transformer
 from dualm.objectives import OBJECTIVES
 from dualm.objectives.example import Batch
@@ -32,26 +33,30 @@ from dualm.plan.batches import TrainingBatches
 from dualm.plan.passes import Use, open_passes, uses
 from dualm.randomness import stream
 from dualm.training import checkpoints, run_directory
+from dualm.training.allocator import keep_freed_memory
 from dualm.training.checkpoints import State
 from dualm.training.cost import cost
 from dualm.training.distributed import World, any_rank, on_first_rank, world
 from dualm.training.ema import WeightAverage
-from dualm.training.engine import accumulation_steps, build_engine, logged_gradient_norm
+from dualm.training.engine import accumulation_steps, build_engine, logged_gradient_norm, used_stage
 from dualm.training.learned_time import LearnedTime
 from dualm.training.metrics import Reporter, Tally
 from dualm.training.optimizers import set_learning_rate
 from dualm.training.prefetch import Prefetcher
+from dualm.training.profile import profiled
 from dualm.training.schedules import learning_rate
 from dualm.training.validator import Validator
 
 
-def train(recipe: Recipe, resume: bool = True) -> Path:
-    """Train `recipe` to its last step, or resume it, and return its run directory.
+def train(recipe: Recipe, resume: bool = True, profile: bool = False) -> Path:
+    """Train `recipe` to its last step, or resume it, and return its run directory; `profile` writes one of early steps there.
 
     Raises:
         UserError: a mistake in the recipe, the data or the run directory.
     """
     with world() as here:
+        if here.device.type == "cpu":
+            keep_freed_memory()
         cost(recipe, here.size)  # refuses what `plan` refuses, before anything is written
         starting = on_first_rank(here, lambda: not runs.checkpoints(Path(recipe.run.dir)))
         if starting:
@@ -62,7 +67,7 @@ def train(recipe: Recipe, resume: bool = True) -> Path:
         if starting:
             on_first_rank(here, lambda: initialize.check_start(recipe.model, shards.tokenizer))
         run, lock, checkpoint = on_first_rank(here, lambda: enter(recipe, resume))
-        Run(recipe, here, run, shards, batches).go(checkpoint)
+        Run(recipe, here, run, shards, batches, profile).go(checkpoint)
         if here.is_first:
             os.close(lock)
     return run
@@ -98,6 +103,7 @@ class Run:
     dir: Path
     shards: Shards
     batches: TrainingBatches
+    profile: bool
 
     def go(self, checkpoint: Path | None) -> None:
         torch.manual_seed(self.recipe.run.seed)
@@ -108,7 +114,9 @@ class Run:
             self.model.compile_blocks()
         elif self.world.device.type == "cpu":
             torch.compiler.set_stance("force_eager")  # DeepSpeed would compile Muon, which costs a CPU run minutes
-        engine = build_engine(self.recipe, self.model, self.world)
+        written = checkpoints.written_stage(checkpoint) if checkpoint else None
+        stage = used_stage(self.recipe, self.world.size, written)
+        engine = build_engine(self.recipe, self.model, self.world, stage)
         average = WeightAverage(engine, self.recipe.optimizer.ema)
         self.state = State(engine, average, LearnedTime(self.recipe.objective, self.world.device))
         start = checkpoints.load(checkpoint, self.state, self.world, self.recipe) if checkpoint else 0
@@ -116,10 +124,18 @@ class Run:
         if start < steps:
             self.reporter = Reporter(self.dir, self.world, steps, start)
             self.reporter.say(f"resuming from {checkpoint}" if checkpoint else f"training {steps} steps in {self.dir}")
+            if stage != self.recipe.train.zero_stage:
+                self.reporter.say(
+                    f"train.zero_stage: {self.recipe.train.zero_stage} has nothing to share out in one process; stage {stage} runs, with the same numbers"
+                )
+            if reason := emulated(self.recipe.train.precision, self.world.device):
+                self.reporter.say(f"train.precision: {reason}")
             self.describe_data()
             self.validator = Validator.of(self.recipe, self.world, self.shards, self.batches)
+            folder = self.dir / "profile" if self.profile and self.world.is_first else None
             try:
-                self.run_steps(start, steps)
+                with profiled(folder, self.reporter.say) as after_step:
+                    self.run_steps(start, steps, after_step)
             finally:
                 self.reporter.close()
 
@@ -137,7 +153,7 @@ class Run:
         for line in [*(f"unique data: {one}" for one in used), *filter(None, remarks)]:
             self.reporter.say(line)
 
-    def run_steps(self, start: int, steps: int) -> None:
+    def run_steps(self, start: int, steps: int, after_step: Callable[[], None]) -> None:
         train = self.recipe.train
         stepper = Stepper(self, self.loader(start))
         stop = StopSignal()
@@ -145,6 +161,7 @@ class Run:
         for step in range(start + 1, steps + 1):
             stepper.step(step)
             self.state.average.update()
+            after_step()
             skipped = 0 if self.state.engine.was_step_applied() else skipped + 1
             if skipped:
                 self.reporter.write({"step": step, "event": "skipped", "reason": "non-finite gradient"})

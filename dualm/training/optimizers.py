@@ -26,11 +26,11 @@ def gradient_norm(parameters: Iterable[torch.Tensor], partitioned: bool) -> torc
     """The 2-norm of the gradients, over all ranks where each holds only a part of them."""
     import torch
 
-    squares = torch.stack([parameter.grad.square().sum() for parameter in parameters if parameter.grad is not None])
-    total = squares.sum()
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if partitioned:
-        torch.distributed.all_reduce(total)
-    return total.sqrt()
+        torch.distributed.all_reduce(norm.square_())
+        norm.sqrt_()
+    return norm
 
 
 def clip_by_norm(parameters: Iterable[torch.Tensor], norm: torch.Tensor, limit: float) -> None:
@@ -92,7 +92,7 @@ def at_stage(
 def adamw(named: NamedParameters, config: OptimizerConfig, zero_stage: int) -> torch.optim.Optimizer:
     import torch
 
-    adam = {"betas": tuple(config.betas), "eps": config.eps}
+    adam = {"betas": tuple(config.betas), "eps": config.eps, "fused": True}
     groups = [group | adam for group in decay_groups(named, config)]
     return at_stage(torch.optim.AdamW, groups, config, zero_stage)
 

@@ -190,7 +190,7 @@ def test_training_begins_where_the_checkpoint_ended(
 ) -> None:
     _, folder = parent
     recipe = [f"objective.alpha={alpha}", "train.steps=2", "objective.prefix_fraction=0"]
-    tiny.train(*recipe, f"train.zero_stage={stage}", f"model.init_from={folder}")
+    tiny.train(*recipe, f"train.zero_stage={stage}", f"model.init_from={folder}", world=2 if stage else 1)
     losses = tiny.losses()
     assert losses[1] == pytest.approx(first_loss(folder, tiny.recipe, *recipe), abs=1e-5)
     fresh = math.log(272)

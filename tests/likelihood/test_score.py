@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from dualm.errors import UserError
 from dualm.generation.diffusion import canvas, denoise
 from dualm.generation.samplers import Denoising
 from dualm.generation.sampling import Dice, Sampling
-from dualm.likelihood.modes import MODES, Scoring
+from dualm.likelihood.modes import MODES, Scoring, antithetic_masks, standard_error
 from dualm.likelihood.pairs import Pair, windows
 from dualm.likelihood.score import score
 from dualm.model.attention import AttentionMask
@@ -162,12 +162,67 @@ def test_draws_that_mask_nothing_count_as_nothing(model: Transformer) -> None:
     assert abs(found.log_likelihood - nats) < 4 * found.standard_error < 0.2 * abs(nats)
 
 
-def test_the_standard_error_of_mc_is_not_too_small(model: Transformer) -> None:
-    what = pair(16, 18, 17)
-    found = [score(model, [what], Scoring("mc", draws=16, seed=seed))[0] for seed in range(60)]
-    spread = np.std([one.log_likelihood for one in found], ddof=1)
-    claimed = np.mean([one.standard_error for one in found])
-    assert 0.3 * claimed < spread < 1.2 * claimed  # stratified draws vary less than independent ones would
+def entropies_by_mask(model: Transformer, what: Pair) -> dict[bytes, float]:
+    """log p of all masked tokens together, by the mask over the continuation."""
+    tokens, first, n = [*what.context, *what.continuation], len(what.context), len(what.continuation)
+    found = {bytes(n): 0.0}
+    for mask in (mask for count in range(1, n + 1) for mask in itertools.combinations(range(n), count)):
+        log_p = hidden_logits(model, tokens, [first + k for k in mask])
+        where = np.isin(np.arange(n), mask)
+        found[where.tobytes()] = float(sum(log_p[row, what.continuation[k]] for row, k in enumerate(mask)))
+    return found
+
+
+def estimates(
+    table: dict[bytes, float], n: int, scoring: Scoring, draw: Callable[..., Iterable[tuple[np.ndarray, float]]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Estimate and claimed standard error under 3,000 seeds."""
+    values, errors = [], []
+    for seed in range(3000):
+        draws = [weight * table[mask.tobytes()] for mask, weight in draw(n, scoring, np.random.default_rng(seed))]
+        values.append(sum(draws))
+        errors.append(standard_error(draws))
+    return np.array(values), np.array(errors)
+
+
+def independent_masks(n: int, scoring: Scoring, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, float]]:
+    for t in 1 - rng.random(scoring.draws):
+        count = math.ceil(t * n)
+        yield rng.permutation(n) < count, n / count / scoring.draws
+
+
+@pytest.mark.parametrize(("draws", "steps"), [(16, 0), (15, 0), (4, 0), (16, 7)])
+def test_the_standard_error_of_antithetic_draws_covers(model: Transformer, draws: int, steps: int) -> None:
+    what = pair(16, 18, 17, 4, 19)
+    table, scoring = entropies_by_mask(model, what), Scoring("mc", draws=draws, time_steps=steps)
+    values, errors = estimates(table, 5, scoring, antithetic_masks)
+    many, _ = estimates(table, 5, Scoring("mc", draws=128, time_steps=steps), antithetic_masks)
+    spread = values.std()
+    assert abs(values.mean() - many.mean()) < 4 * spread / math.sqrt(
+        len(values)
+    )  # few draws have no other mean than many
+    assert (
+        0.97 * spread < math.sqrt((errors**2).mean()) < 1.25 * spread
+    )  # the variance claimed is at least the true one
+    covered = (np.abs(values - many.mean()) < 2 * errors).mean()
+    assert covered > (0.88 if draws > 8 else 0.65)  # two pairs have one degree of freedom
+
+
+def test_antithetic_draws_vary_less_than_independent_ones(model: Transformer) -> None:
+    what = pair(16, 18, 17, 4, 19)
+    table, scoring = entropies_by_mask(model, what), Scoring("mc", draws=16)
+    pairs, _ = estimates(table, 5, scoring, antithetic_masks)
+    independent, _ = estimates(table, 5, scoring, independent_masks)
+    assert abs(pairs.mean() - independent.mean()) < 4 * independent.std() / math.sqrt(len(independent))
+    assert pairs.std() < 0.87 * independent.std()  # 0.7 for the sentences of benchmarks/scoring.py and a trained model
+
+
+def test_masks_of_a_pair_complement_each_other() -> None:
+    draws = list(antithetic_masks(7, Scoring("mc", draws=64), np.random.default_rng(0)))
+    for (first, weight), (second, other) in zip(draws[::2], draws[1::2], strict=True):
+        assert (first.all() and second.all()) or (first ^ second).all()
+        for mask, share in ((first, weight), (second, other)):
+            assert share == pytest.approx(7 / mask.sum() / 64)
 
 
 @pytest.mark.parametrize("mode", DIFFUSION)

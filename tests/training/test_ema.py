@@ -52,7 +52,7 @@ def expected(plain: Tiny) -> dict[str, Tensor]:
     return averaged([start, *(weights.load(folder(plain, "run", step))[1] for step in range(1, 7))], DECAY)
 
 
-@pytest.mark.parametrize(("stage", "world"), [(0, 1), (1, 1), (2, 2), (3, 2)])
+@pytest.mark.parametrize(("stage", "world"), [(0, 1), (1, 2), (2, 2), (3, 2)])
 def test_the_average_is_that_of_the_trained_weights(
     plain: Tiny, expected: dict[str, Tensor], tiny: Tiny, stage: int, world: int
 ) -> None:

@@ -30,7 +30,9 @@ def test_clipping_is_the_same_at_every_stage(tiny: Tiny) -> None:
     """A large eps makes Adam feel the size of the gradient."""
     keys = ("train.steps=4", "optimizer.eps=1", "optimizer.lr=3", "optimizer.weight_decay=0", "checkpoint.every=0")
     for stage in (0, 1, 3):
-        tiny.train(*keys, "optimizer.clip=0.05", f"train.zero_stage={stage}", run=f"clipped-{stage}")
+        tiny.train(
+            *keys, "optimizer.clip=0.05", f"train.zero_stage={stage}", run=f"clipped-{stage}", world=2 if stage else 1
+        )
     tiny.train(*keys, "optimizer.clip=0", run="free")
     clipped = tiny.losses("clipped-0")
     for stage in (1, 3):

@@ -73,7 +73,8 @@ def test_torn_lines_are_cut_and_repeated_steps_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stage", [0, 1, 3])
 def test_bf16_trains_at_every_stage(tiny: Tiny, stage: int) -> None:
-    tiny.train("train.precision=bf16", f"train.zero_stage={stage}", "checkpoint.every=0")
-    tiny.train(f"train.zero_stage={stage}", "checkpoint.every=0", run="fp32")
+    world = 2 if stage else 1
+    tiny.train("train.precision=bf16", f"train.zero_stage={stage}", "checkpoint.every=0", world=world)
+    tiny.train(f"train.zero_stage={stage}", "checkpoint.every=0", run="fp32", world=world)
     assert tiny.losses() == pytest.approx(tiny.losses("fp32"), abs=0.05)
     assert tiny.losses() != tiny.losses("fp32")
