@@ -31,7 +31,10 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 def emulated(precision: str, device: torch.device) -> str | None:
     """Why computing in `precision` is slow on this device, in words; None where it is not."""
-    if PRECISIONS[precision] != torch.bfloat16 or device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    import torch
+
+    half = PRECISIONS[precision].dtype == "bfloat16"
+    if not half or device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return None
     return (
         "this CPU has no bf16 instructions, so bf16 is emulated, up to a hundred times slower than fp32; expected fp32"
