@@ -13,6 +13,7 @@ from typing import Any
 if os.environ.get("DUALM_TEST_GPU") != "1":  # before torch and numpy read how many threads they may have
     os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
+import hypothesis
 import pytest
 import torch
 
@@ -21,6 +22,9 @@ from dualm.model.transformer import Transformer
 from tests.corpus import write_corpus
 from tests.forked import Forked
 from tests.launched import LAUNCHERS, Launched
+
+hypothesis.settings.register_profile("dualm", deadline=None)  # a busy machine is no defect
+hypothesis.settings.load_profile("dualm")
 
 
 def random_model(seed: int, spread: float, **config: int) -> Transformer:

@@ -48,6 +48,23 @@ def test_softmax_is_float32_under_autocast() -> None:
     torch.testing.assert_close(nll, F.cross_entropy(logits, targets, reduction="none"))
 
 
+@pytest.mark.parametrize("chunk_elements", [7 * VOCAB, None])
+def test_gradients_under_autocast_are_those_of_float32(chunk_elements: int | None) -> None:
+    hidden, weight, targets, weights = example()
+    bias = torch.linspace(-3, 3, VOCAB).requires_grad_()
+
+    def gradients() -> tuple[Tensor, ...]:
+        nll, log_z = linear_cross_entropy(hidden, weight, targets, 3, chunk_elements, bias)
+        return torch.autograd.grad((weights * nll).sum() + 0.1 * (weights * log_z**2).sum(), (hidden, weight, bias))
+
+    exact = gradients()
+    with torch.autocast("cpu", torch.bfloat16):
+        half = gradients()
+    for got, want in zip(half, exact, strict=True):
+        assert got.dtype == want.dtype == torch.float32
+        assert 0 < (got - want).norm() / want.norm() < 0.02
+
+
 def test_excluded_token_has_no_probability() -> None:
     hidden, weight, _, _ = example()
     assert linear_logits(hidden, weight, 3).softmax(-1)[:, 3].eq(0).all()

@@ -44,7 +44,7 @@ def test_killed_twice_ends_the_same(
     tiny: Tiny, optimizer: str, stage: int, launcher: str, world: int, more: tuple[str, ...]
 ) -> None:
     keys = (STEPS, f"optimizer.name={optimizer}", f"train.zero_stage={stage}", *more)
-    tiny.train(*keys, run="whole", launcher=launcher, world=world)
+    tiny.train(*keys, run="whole", world=world)
     for step in (3, 8):
         said = kill_after_step(tiny, tiny.start(*keys, launcher=launcher, world=world), step, signal.SIGKILL)
         assert ("resuming from" in said) == (step == 8)
