@@ -44,7 +44,7 @@ class Setting:
     sampler: str
     knob: str
     options: dict[str, Any]
-    calls: np.ndarray  # of the network, by text
+    calls: float  # of the network, for a text
     measured: Quality
 
 
@@ -57,14 +57,13 @@ def settings(tokens: int) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield from ((name, f"{tokens // share} steps", {"steps": tokens // share}) for share in SHARES)
 
 
-def generated(model: LanguageModel, texts: int, tokens: int, denoising: Denoising) -> tuple[list[str], np.ndarray]:
+def generated(model: LanguageModel, texts: int, tokens: int, denoising: Denoising) -> tuple[list[str], float]:
     """Texts, and how often the network was run for each."""
-    calls, counts = Calls(), np.zeros(texts)
+    calls = Calls()
     dice = [Dice.of(0, row, model.device) for row in range(texts)]
     start, sampling = canvas([np.array([BOS])] * texts, tokens), Sampling(forbidden=(*NEVER, EOS))
     *_, last = denoise(model.model, start, dice, sampling, denoising, model.shifted, calls)
-    counts += calls.sequences / texts
-    return [model.tokenizer.decode(row[1:]) for row in last.tokens], counts
+    return [model.tokenizer.decode(row[1:]) for row in last.tokens], calls.sequences / texts
 
 
 def curve(model: LanguageModel, judge: Judge, texts: int, tokens: int) -> list[Setting]:
@@ -73,7 +72,7 @@ def curve(model: LanguageModel, judge: Judge, texts: int, tokens: int) -> list[S
         written, calls = generated(model, texts, tokens, Denoising(sampler, **options))
         found.append(Setting(sampler, knob, options, calls, quality(written, judge)))
         print(
-            f"  {sampler:18} {knob:12} {calls.mean():6.1f} calls, perplexity {found[-1].measured.perplexity:8.1f},"
+            f"  {sampler:18} {knob:12} {calls:6.1f} calls, perplexity {found[-1].measured.perplexity:8.1f},"
             f" entropy {found[-1].measured.entropy:.3f}",
             flush=True,
         )
@@ -90,12 +89,12 @@ def as_good(setting: Setting, base: Setting) -> bool:
 
 def row(found: list[Setting], texts: int, tokens: int) -> Row:
     base = next(setting for setting in found if setting.sampler == "ancestral")
-    best = min((one for one in found if as_good(one, base)), key=lambda one: one.calls.mean())
+    best = min((one for one in found if as_good(one, base)), key=lambda one: one.calls)
     note = (
-        f"{best.sampler}, {best.knob}: {best.calls.mean():.1f} calls for {base.calls.mean():.0f}, perplexity {best.measured.perplexity:.0f} for "
+        f"{best.sampler}, {best.knob}: {best.calls:.1f} calls for {base.calls:.0f}, perplexity {best.measured.perplexity:.0f} for "
         f"{base.measured.perplexity:.0f}, entropy {best.measured.entropy:.2f} for {base.measured.entropy:.2f}; {texts} texts of {tokens} tokens"
     )
-    return Row.of("diffusion: calls of ancestral, as good", (base.calls / best.calls).tolist(), 3.0, note=note)
+    return Row.of("diffusion: calls of ancestral, as good", [base.calls / best.calls], 3.0, note=note)
 
 
 def write(found: list[Setting]) -> None:
@@ -107,19 +106,20 @@ def write(found: list[Setting]) -> None:
                 [
                     one.sampler,
                     one.knob,
-                    f"{one.calls.mean():.1f}",
+                    f"{one.calls:.1f}",
                     f"{one.measured.perplexity:.1f}",
                     f"{one.measured.entropy:.3f}",
                 ]
             )
     figure = Figure(figsize=(9, 4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2), ("perplexity", "entropy"), strict=True):
+    left, right = figure.subplots(1, 2)
+    for axes, name in ((left, "perplexity"), (right, "entropy")):
         for number, sampler in enumerate(SAMPLERS):
-            own = sorted((one for one in found if one.sampler == sampler), key=lambda one: one.calls.mean())
+            own = sorted((one for one in found if one.sampler == sampler), key=lambda one: one.calls)
             values = [getattr(one.measured, name) for one in own]
-            axes.plot([one.calls.mean() for one in own], values, marker="osD^v"[number % 5], label=sampler)
+            axes.plot([one.calls for one in own], values, marker="osD^v"[number % 5], label=sampler)
         axes.set(xscale="log", xlabel="network calls per text", ylabel=f"{name} under the judge")
-    axes.legend(fontsize="small")
+    right.legend(fontsize="small")
     figure.savefig(HERE / "diffusion.svg")
 
 

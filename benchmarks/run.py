@@ -29,6 +29,9 @@ ROWS = [  # modules of this package with `rows(short)`, in the order of the tabl
     "training_step",
     "training_limits",
     "training_memory",
+    "generation",
+    "scoring",
+    "diffusion",
 ]
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "benchmarks/results.json", ROOT / "docs/results/speed.md"

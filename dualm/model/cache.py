@@ -54,7 +54,11 @@ class KVCache:
                 row_B1 = torch.arange(len(columns), device=columns.device)[:, None]
                 keys[row_B1, :, columns] = k_BKLD.transpose(1, 2)
                 values[row_B1, :, columns] = v_BKLD.transpose(1, 2)
-            seen = columns.stop if bias is None else bias.shape[-1]
+            if bias is None:
+                assert isinstance(columns, slice), "rows at different columns need a mask"
+                seen = columns.stop
+            else:
+                seen = bias.shape[-1]
             return F.scaled_dot_product_attention(
                 q_BNLD,
                 keys[:, :, :seen],

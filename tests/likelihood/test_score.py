@@ -59,7 +59,7 @@ def by_masks(model: Transformer, what: Pair, masks: Callable[[int], list[list[in
     total = 0.0
     for j, token in enumerate(what.continuation):
         seen = [hidden_logits(model, tokens, [first + k for k in mask], shifted) for mask in masks(j)]
-        total += np.mean([logits[mask.index(j), token] for logits, mask in zip(seen, masks(j), strict=True)])
+        total += float(np.mean([logits[mask.index(j), token] for logits, mask in zip(seen, masks(j), strict=True)]))
     return total
 
 

@@ -17,6 +17,7 @@ from dualm.errors import UserError
 from dualm.model import AttentionMask, Transformer, loss, size
 from dualm.model.attention import Kind
 from dualm.model.head import HEADS
+from dualm.model.layout import by_inputs
 from dualm.model.transformer import rotary, rotate
 
 TINY = ModelConfig(layers=2, hidden=32, heads=4, kv_heads=2, ffn=48, context=24, vocab=61, qk_norm=True)
@@ -301,6 +302,30 @@ def test_autocast_runs_projections_in_bf16_and_losses_in_float32() -> None:
         losses = model(tokens(), CAUSAL, *supervision(20))
     assert losses.nll.dtype == losses.z.dtype == torch.float32
     torch.testing.assert_close(losses.nll, exact.nll, rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("changes", [{}, {"checkpointing": True}, {"time_conditioning": 16}])
+def test_hidden_states_of_some_outputs_are_those_of_all(changes: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = Transformer(replace(TINY, **changes))
+    outputs = torch.tensor([3, LENGTH, BATCH * LENGTH - 1])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0, 0.3)
+        for mask in (CAUSAL, AttentionMask("bidirectional")):
+            every = model.hidden(tokens(), mask).flatten(0, 1)
+            torch.testing.assert_close(model.hidden(tokens(), mask, outputs), every[outputs], rtol=1e-5, atol=1e-5)
+
+
+def test_weights_stored_by_inputs_are_the_same_weights() -> None:
+    model, plain = build(), build()
+    by_inputs(model)
+    assert model.lm_head.weight.stride() == (1, TINY.vocab)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, plain.state_dict()[name])
+    got, want = (m.logits(tokens(), CAUSAL) for m in (model, plain))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_an_unknown_attention_is_refused() -> None:
