@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_ELEMENTS = 2**27  # logits held at once: 512 MiB in float32
+from dualm.model.size import CHUNK_ELEMENTS
+
 PIECE_ELEMENTS = 2**18  # of a chunk, exponentiated at once on a CPU: 1 MiB in float32, which its cache holds
 
 

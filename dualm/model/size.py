@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CONDITIONING = "model.conditioning."  # what the names of the parameters of time conditioning begin with
 SINUSOIDS = 256  # width of the embedding of the rate: cosines and sines of half as many frequencies
 PER_BLOCK, AT_THE_END = 6, 2  # shift, scale and gate of two branches; shift and scale before the head
-CHUNK_ELEMENTS = 2**25  # logits that the loss holds at once
+CHUNK_ELEMENTS = 2**27  # logits that the loss holds at once: 512 MiB in float32
 
 
 def head_dim(model: ModelConfig) -> int:
