@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -61,7 +60,7 @@ def prepare(data: DataConfig, vocab: int) -> Path:
         corpus.check_source(source.data)
     folder, source = _asked(data, vocab)
     try:
-        if not _reusable(folder, source):
+        if not _reusable(folder, source, _say):
             _prepare_alone(folder, data, vocab, source)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -77,8 +76,7 @@ def prepared(data: DataConfig, vocab: int) -> Path | None:
         folder, source = _asked(data, vocab)
     except UserError:  # the tokenizer is not there
         return None
-    with contextlib.redirect_stderr(io.StringIO()):
-        return folder if _reusable(folder, source) else None
+    return folder if _reusable(folder, source, say=lambda line: None) else None
 
 
 # ---------------------------------------------------------------- what a folder was made from
@@ -120,7 +118,7 @@ def _files(data: DataConfig) -> list[list[Any]]:
     return states + corpus.file_states([tokenizers.definition_file(data.tokenizer)])
 
 
-def _reusable(folder: Path, source: dict[str, Any]) -> bool:
+def _reusable(folder: Path, source: dict[str, Any], say: Callable[[str], None]) -> bool:
     """Whether `folder` is whole and made from just this. Raises UserError where it must not be replaced either."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
@@ -130,14 +128,14 @@ def _reusable(folder: Path, source: dict[str, Any]) -> bool:
     if difference := _difference(_decided(made_from["keys"]), _decided(source["keys"])):
         raise UserError(f"data.dir: {folder} was prepared with {difference}")
     if source["files"] and made_from["files"] != source["files"]:  # none at all: shards brought from elsewhere
-        _say(f"{folder}: its source files have changed")
+        say(f"{folder}: its source files have changed")
         return False
     try:
         train = shards.Shards.open(folder, verify=False).counts("train")
     except UserError as error:
-        _say(str(error))
+        say(str(error))
         return False
-    _say(f"{folder}: used again, {train['tokens']:,} training tokens")
+    say(f"{folder}: used again, {train['tokens']:,} training tokens")
     return True
 
 
@@ -162,7 +160,7 @@ def _check_vocab(size: int, data: DataConfig, vocab: int) -> None:
 def _prepare_alone(folder: Path, data: DataConfig, vocab: int, source: dict[str, Any]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        if _reusable(folder, source):  # made by another process while this one waited
+        if _reusable(folder, source, _say):  # made by another process while this one waited
             return
         with files.whole_folder(folder) as partial:
             _say(f"{folder}: preparing, from source {data.source}")

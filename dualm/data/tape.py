@@ -9,6 +9,7 @@ the memory of the units' starts, 8 bytes each, and of some blocks.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ class Pieces(NamedTuple):
         return Pieces.of(starts, stops)
 
 
-class Tape:
+class Tape(ABC):
     """A cyclic tape. `borders` `[blocks + 1]` says where its blocks begin and the last one ends."""
 
     def __init__(self, stream: TokenStream, borders: np.ndarray) -> None:
@@ -54,8 +55,9 @@ class Tape:
     def __len__(self) -> int:
         return int(self.borders[-1])
 
+    @abstractmethod
     def block(self, number: int) -> Pieces:
-        raise NotImplementedError
+        """The pieces of one block, made anew."""
 
     def cut(self, start: int, stop: int) -> Pieces:
         """The pieces between two places, which may lie beyond the end."""
